@@ -1,0 +1,282 @@
+"""
+Execute the notebooks and stage the book: what the Makefile's targets call.
+
+The source of a chapter is ``notebooks/NN_name.py``. ``run`` executes each into
+``book/executed/`` and never writes ``notebooks/``; ``record`` keeps those executions as the
+committed pairs ``notebooks/NN_name.ipynb``, the edition of record; ``stage`` lays out a book
+made of the pairs alone; ``check`` says whether every pair still belongs to its source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+import yaml
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+EXECUTED = ROOT / "book" / "executed"
+BUILD = ROOT / "_build"
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+#: Quiet libraries, so that a page holds results and not logs; progress shows cell by cell.
+QUIET = {"TQDM_DISABLE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def sources(only: str = "") -> list[Path]:
+    """Return the chapters' sources in order; `only` keeps those whose name starts with it."""
+    found = sorted(NOTEBOOKS.glob("[0-9A]*_*.py"))
+    chosen = [path for path in found if path.stem.startswith(only)]
+    if not chosen:
+        sys.exit(f"no notebook's name starts with {only!r}; there are: "
+                 + ", ".join(path.stem for path in found))  # fmt: skip
+    return chosen
+
+
+def sha256_of_text(path: Path) -> str:
+    """Return the SHA-256 of a text file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def library_hash() -> str:
+    """Return one hash of all files of the library, data included."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "deepgps_core").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(ROOT)} {sha256_of_text(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def read_profile(profile: str) -> dict[str, Any]:
+    """Return the parameters of ``notebooks/profiles/<profile>.yaml``."""
+    path = NOTEBOOKS / "profiles" / f"{profile}.yaml"
+    if not path.exists():
+        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        sys.exit(f"no profile {profile!r}; there are: {names}")
+    return {"PROFILE": profile} | (yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+
+
+def notebook_parameters(path: Path, profile: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a profile that the notebook's parameters cell asks for."""
+    cell = parameters_cell(jupytext.read(path))
+    if cell is None:
+        sys.exit(f"{path.name}: no cell tagged 'parameters'; add one")
+    asked = re.findall(r"^([A-Z][A-Z0-9_]*)\s*(?::[^=]+)?=", cell.source, re.MULTILINE)
+    specific = profile.get(path.stem.split("_")[0]) or {}
+    return {name: value for name, value in (profile | specific).items() if name in asked}
+
+
+def parameters_cell(notebook: NotebookNode) -> NotebookNode | None:
+    """Return the cell tagged ``parameters``."""
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            return cell
+    return None
+
+
+def execution_key(path: Path, profile: dict[str, Any]) -> str:
+    """Identify what an execution depends on: source, parameters and library."""
+    parameters = json.dumps(notebook_parameters(path, profile), sort_keys=True)
+    text = "\n".join([sha256_of_text(path), parameters, library_hash()])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def executed_key(path: Path) -> str:
+    """Return the key recorded in an executed notebook, or nothing."""
+    if not path.exists():
+        return ""
+    return nbformat.read(path, as_version=4).metadata.get("deepgps", {}).get("key", "")
+
+
+def show_used_values(notebook: NotebookNode, parameters: dict[str, Any]) -> None:
+    """Write the used values into the parameters cell and drop papermill's second cell."""
+    cell = parameters_cell(notebook)
+    assert cell is not None
+    for name, value in parameters.items():
+        pattern = rf"^({name}\s*(?::[^=]+)?=\s*)[^#\n]*?(\s*(?:#.*)?)$"
+        cell.source = re.sub(
+            pattern, lambda m, v=value: m[1] + repr(v) + m[2], cell.source, flags=re.MULTILINE
+        )
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+
+
+def tidy(notebook: NotebookNode) -> list[str]:
+    """Take logs out of the outputs and times out of the cells; return the log's lines."""
+    log: list[str] = []
+    for index, cell in enumerate(notebook.cells):
+        # stable ids: executing again changes a line only where a result changed
+        cell["id"] = f"cell-{index:03d}"
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            is_log = [o.get("name") == "stderr" for o in cell.outputs]
+            log += [o.text for o, noise in zip(cell.outputs, is_log, strict=True) if noise]
+            cell.outputs = [o for o, noise in zip(cell.outputs, is_log, strict=True) if not noise]
+    return log
+
+
+def fail(path: Path, error: PapermillExecutionError, partial: Path) -> None:
+    """Keep the failed execution out of the book, and say what to do."""
+    failed = BUILD / "failed" / f"{path.stem}.ipynb"
+    failed.parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(failed)
+    sys.exit(
+        f"\n{path.name} stopped in cell {error.cell_index + 1}:\n\n{error.source}\n\n"
+        f"{error.ename}: {error.evalue}\n\n"
+        f"As far as it went: {failed.relative_to(ROOT)}\n"
+        f"To run it again, alone: make book ONLY={path.stem}"
+    )
+
+
+def execute(path: Path, profile: dict[str, Any]) -> float:
+    """Execute one notebook into ``book/executed``; return the seconds it took."""
+    parameters = notebook_parameters(path, profile)
+    key = execution_key(path, profile)
+    partial = BUILD / "partial" / f"{path.stem}.ipynb"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    prepared = partial.with_suffix(".source.ipynb")
+    notebook = jupytext.read(path)
+    notebook.metadata["kernelspec"] = KERNEL
+    nbformat.write(notebook, prepared)
+    start = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(prepared), str(partial), parameters=parameters, kernel_name="python3",
+            cwd=str(ROOT), progress_bar=sys.stderr.isatty(),
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        fail(path, error, partial)
+    seconds = time.monotonic() - start
+    notebook = nbformat.read(partial, as_version=4)
+    show_used_values(notebook, parameters)
+    log = tidy(notebook)
+    (partial.with_suffix(".log")).write_text("".join(log), encoding="utf-8")
+    notebook.metadata["deepgps"] = {
+        "key": key,
+        "profile": profile["PROFILE"],
+        "source_sha256": sha256_of_text(path),
+        "seconds": round(seconds),
+    }
+    # papermill's own record keeps parameters and duration, without this machine's folders
+    record = notebook.metadata.get("papermill", {})
+    notebook.metadata["papermill"] = {
+        "parameters": parameters, "duration": record.get("duration"),
+        "version": record.get("version"),
+    }  # fmt: skip
+    EXECUTED.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, partial)
+    partial.replace(EXECUTED / f"{path.stem}.ipynb")
+    return seconds
+
+
+def run(profile_name: str, only: str) -> None:
+    """Execute every chapter whose source, parameters or library changed."""
+    profile = read_profile(profile_name)
+    os.environ.update(QUIET)
+    for stale in EXECUTED.glob("*.ipynb"):
+        if not (NOTEBOOKS / f"{stale.stem}.py").exists():
+            stale.unlink()
+    chosen = sources(only)
+    total = 0.0
+    for number, path in enumerate(chosen, start=1):
+        name = f"[{number}/{len(chosen)}] {path.stem}"
+        if executed_key(EXECUTED / f"{path.stem}.ipynb") == execution_key(path, profile):
+            print(f"{name}: up to date", flush=True)
+            continue
+        print(f"{name}: executing", flush=True)
+        seconds = execute(path, profile)
+        total += seconds
+        print(f"{name}: {seconds:.0f} s", flush=True)
+    print(f"all notebooks executed in {total:.0f} s", flush=True)
+
+
+def record(only: str) -> None:
+    """Keep the executions in ``book/executed`` as the committed pairs."""
+    for path in sources(only):
+        executed = EXECUTED / f"{path.stem}.ipynb"
+        if not executed.exists():
+            sys.exit(f"{executed.relative_to(ROOT)} not found; run `make book` first")
+        notebook = nbformat.read(executed, as_version=4)
+        if notebook.metadata["deepgps"]["source_sha256"] != sha256_of_text(path):
+            sys.exit(f"{executed.relative_to(ROOT)} is older than its source; run `make book`")
+        nbformat.write(notebook, NOTEBOOKS / f"{path.stem}.ipynb")
+
+
+def stale_pairs() -> Iterable[str]:
+    """Yield one line for each committed pair that does not belong to its source."""
+    for path in sources():
+        pair = path.with_suffix(".ipynb")
+        if not pair.exists():
+            yield f"{pair.name}: missing; run `make book`, then `make record`"
+            continue
+        recorded = nbformat.read(pair, as_version=4).metadata.get("deepgps", {})
+        if recorded.get("source_sha256") != sha256_of_text(path):
+            yield f"{pair.name}: its source {path.name} changed since; run `make book record`"
+
+
+def check() -> None:
+    """Stop with a list of the pairs that are stale."""
+    problems = list(stale_pairs())
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+def stage(folder: Path) -> None:
+    """Lay out a book whose chapters are the committed pairs, in a folder of its own."""
+    check()
+    shutil.rmtree(folder, ignore_errors=True)
+    ignored = shutil.ignore_patterns("executed", "_build", "__pycache__", "*.py")
+    shutil.copytree(ROOT / "book", folder / "book", ignore=ignored)
+    (folder / "book" / "executed").mkdir()
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, folder)
+    for path in sources():
+        shutil.copy(path.with_suffix(".ipynb"), folder / "book" / "executed")
+
+
+def main() -> None:
+    """Parse the command line and do one step."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    steps = parser.add_subparsers(dest="step", required=True)
+    for name, text in (
+        ("run", "execute the notebooks that changed"),
+        ("record", "keep the executions as committed pairs"),
+        ("check", "say which committed pairs are stale"),
+        ("stage", "lay out the book of the committed pairs"),
+    ):
+        step = steps.add_parser(name, help=text)
+        if name == "run":
+            step.add_argument("--profile", default="demo", help="a name in notebooks/profiles")
+        if name in ("run", "record"):
+            step.add_argument("--only", default="", help="start of a notebook's name")
+    arguments = parser.parse_args()
+    if arguments.step == "run":
+        run(arguments.profile, arguments.only)
+    elif arguments.step == "record":
+        record(arguments.only)
+    elif arguments.step == "check":
+        check()
+    else:
+        stage(BUILD / "edition")
+
+
+if __name__ == "__main__":
+    main()
