@@ -1,0 +1,1 @@
+"""Sources of proteins and images; each ends in the same dataset folder."""
