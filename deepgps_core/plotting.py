@@ -36,7 +36,7 @@ LABEL_COLORS: Mapping[str, str] = {
     "Mitochondrion": PALETTE[3],
     "Cytoplasm;Nucleus": PALETTE[4],
 }
-#: Above this many bytes a picture is reduced to 256 colors, so that a notebook stays small.
+#: Above this many bytes a picture is compressed with some loss, so that a notebook stays small.
 MAX_PNG_BYTES = 60_000
 
 
@@ -62,16 +62,17 @@ def use_book_style() -> None:
     )
 
 
-def _png(fig: Figure) -> bytes:
+def _encoded(fig: Figure) -> tuple[str, str]:
+    """Return the picture's media type and its bytes in base64; large ones are compressed."""
     buffer = io.BytesIO()
     # no creation date or software version: the same figure gives the same bytes
     fig.savefig(buffer, format="png", metadata={"Software": None})
-    if buffer.tell() <= MAX_PNG_BYTES:
-        return buffer.getvalue()
-    image = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    reduced = io.BytesIO()
-    image.save(reduced, format="png", optimize=True)
-    return min(buffer.getvalue(), reduced.getvalue(), key=len)
+    kind = "image/png"
+    if buffer.tell() > MAX_PNG_BYTES:  # micrographs: noise does not compress without loss
+        image = Image.open(buffer).convert("RGB")
+        buffer, kind = io.BytesIO(), "image/webp"
+        image.save(buffer, format="webp", quality=80, method=6)
+    return kind, base64.b64encode(buffer.getvalue()).decode()
 
 
 def show(fig: Figure, *, caption: str, alt: str) -> None:
@@ -95,12 +96,12 @@ def show(fig: Figure, *, caption: str, alt: str) -> None:
     """
     if not caption.strip() or not alt.strip():
         raise ValueError("a figure needs a caption and an alt text")
-    data = base64.b64encode(_png(fig)).decode()
+    kind, data = _encoded(fig)
     width = round(fig.get_figwidth() * 100)
     plt.close(fig)
     markup = (
         f'<figure class="deepgps-figure"><img alt="{html.escape(alt, quote=True)}" width="{width}" '
-        f'src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption>'
+        f'src="data:{kind};base64,{data}"><figcaption>{html.escape(caption)}</figcaption>'
         "</figure>"
     )
     display(HTML(markup))

@@ -37,9 +37,10 @@ class SegmentationTrainingConfig:
     average_decay: float = 0.998  # of the moving average of the weights, which is what is kept
     distance_weight: float = 0.2  # StarDist's train_loss_weights
     background_weight: float = 1e-4  # StarDist's train_background_reg
+    typical_radius_px: float = 12.0  # at which errors of the radii count as in StarDist
     scale_range: tuple[float, float] = (0.35, 3.0)
     diameter_range_px: tuple[float, float] = (8.0, 130.0)  # of the median nucleus, after scaling
-    native_fraction: float = 0.3  # of patches stay near their image's own scale
+    native_fraction: float = 0.4  # of patches stay near their image's own scale
     foreground_fraction: float = 0.9  # of patches are centred near a nucleus
     seed: int = 0
 
@@ -90,20 +91,21 @@ class PatchStore:
             torch.cat([part[i] for part in parts]) for i in range(4)
         )
         shapes = torch.tensor([image.shape for image in images])
-        self.shape = shapes.to(device)
+        self.shape = shapes.int().to(device)
         self.start = (shapes.prod(dim=1).cumsum(0) - shapes.prod(dim=1)).to(device)
         self.diameter_px = torch.tensor(diameters, device=device)
         self.inside = torch.from_numpy(np.stack(points)).float().to(device)  # (N, 512, 2)
         self.weights = torch.tensor(weights or [1.0] * len(images), device=device)
 
     def index(self, which: torch.Tensor, yx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return flat indices of integer pixels `yx` (B, ..., 2), reflected, and which lie inside."""
+        """Return flat indices of pixels `yx` (B, ..., 2), mirrored, and which lie inside."""
         view = (-1,) + (1,) * (yx.ndim - 2)
         size = self.shape[which].view(*view, 2)
         valid = ((yx >= 0) & (yx < size)).all(dim=-1)
         folded = yx.remainder(2 * size)  # mirror tiling: ... 2 1 0 0 1 2 ...
         folded = torch.minimum(folded, 2 * size - 1 - folded)
-        flat = folded[..., 0] * size[..., 1] + folded[..., 1] + self.start[which].view(view)
+        within = folded[..., 0] * size[..., 1] + folded[..., 1]
+        flat = within + self.start[which].view(view)  # 64 bits: stores may exceed 2^31 pixels
         return flat, valid
 
 
@@ -180,14 +182,14 @@ def gather_patches(
     gain = _nucleus_gain(store, len(which)) if augment else None
     # the mean of 2 x 2 nearest pixels: antialiasing when an image is shrunk, soft when enlarged
     for dy, dx in ((-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25), (0.25, 0.25)):
-        flat, _ = store.index(which, source(dy, dx, 1).round().long())
+        flat, _ = store.index(which, source(dy, dx, 1).round().int())
         value = store.image[flat].float()
         if gain is not None:
             value = value * gain.gather(1, (store.label[flat] % gain.shape[1]).flatten(1)).view_as(
                 value
             )
         image += value / 4
-    flat, valid = store.index(which, source(0.0, 0.0, grid).round().long())
+    flat, valid = store.index(which, source(0.0, 0.0, grid).round().int())
     rays = torch.arange(N_RAYS, device=store.device)[None]
     rolled = torch.where(mirror[:, None], N_RAYS // 2 - rays, rays) + turn[:, None]
     distance = store.distance[flat].float().permute(0, 3, 1, 2)  # (B, h, w, 32) -> (B, 32, h, w)
@@ -203,9 +205,9 @@ def gather_patches(
 def _nucleus_gain(store: PatchStore, n: int) -> torch.Tensor:
     """Return random brightness factors (n, 251) of nuclei, 1 for the background and half of all."""
     gain = torch.exp(0.35 * torch.randn(n, 251, device=store.device))
-    gain[torch.rand(n, device=store.device) < 0.5] = 1.0
     gain[:, 0] = 1.0
-    return gain
+    even = torch.rand(n, 1, device=store.device) < 0.5
+    return torch.where(even, torch.ones_like(gain), gain)
 
 
 def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -224,31 +226,39 @@ def disturb(image: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     image : Tensor, shape (B, 1, H, W)
-        Normalized to about [0, 1].
+        Normalized to about [0, 1]. Each is disturbed by a strength of its own, down to none.
     """
     b, _, height, width = image.shape
+    strength = torch.rand(b, 1, 1, 1, device=image.device)
 
-    def chance(share: float) -> torch.Tensor:
-        return (torch.rand(b, 1, 1, 1, device=image.device) < share).float()
+    def normal() -> torch.Tensor:
+        return strength * torch.randn(b, 1, 1, 1, device=image.device)
+
+    def amount(share: float) -> torch.Tensor:
+        present = (torch.rand(b, 1, 1, 1, device=image.device) < share).float()
+        return present * strength * torch.rand(b, 1, 1, 1, device=image.device)
 
     def smooth(cells: int) -> torch.Tensor:
         coarse = torch.randn(b, 1, cells, cells, device=image.device)
         return interpolate(coarse, size=(height, width), mode="bicubic")
 
-    image = image.clamp(0, 4) ** torch.exp(0.3 * torch.randn(b, 1, 1, 1, device=image.device))
-    cells = int(torch.randint(6, 40, (1,)))
-    image = image * (1 + 0.15 * chance(0.5) * smooth(cells)).clamp(0.3, 2)
-    third = (b + 2) // 3  # each third of the batch is blurred by another amount, one not at all
-    low, high = (float(_uniform(0.5, 1.5, 1, like=image)), float(_uniform(1.0, 3.0, 1, like=image)))
+    image = image.clamp(0, 4) ** torch.exp(0.5 * normal())
+    grain_px = 3 * 13 ** float(torch.rand(1))  # chromatin: 3 to 39 px
+    image = image * (1 + 0.8 * amount(0.6) * smooth(int(height / grain_px))).clamp(0.2, 2.5)
+    quarter = (b + 3) // 4  # two quarters of the batch are blurred, each by another amount
+    low, high = 0.5 + float(torch.rand(1)), 1.0 + 2.0 * float(torch.rand(1))
     image = torch.cat(
-        [image[:third], _blur(image[third : 2 * third], low), _blur(image[2 * third :], high)]
+        [
+            _blur(image[:quarter], low),
+            _blur(image[quarter : 2 * quarter], high),
+            image[2 * quarter :],
+        ]
     )
-    image = image + 0.12 * chance(0.5) * smooth(3)
-    spread = 0.1 * _uniform(0, 1, b, 1, 1, 1, like=image) ** 2
+    image = image + 0.3 * amount(0.5) * smooth(3)
+    spread = 0.2 * amount(0.9)
     signal = image.clamp(0.02, 2).sqrt()
-    image = image + spread * torch.randn_like(image) * (0.5 + signal)
-    gain = torch.exp(0.25 * torch.randn(b, 1, 1, 1, device=image.device))
-    return image * gain + 0.06 * torch.randn(b, 1, 1, 1, device=image.device)
+    image = image + spread * torch.randn_like(image) * (0.4 + signal)
+    return image * torch.exp(0.4 * normal()) + 0.1 * normal()
 
 
 def stardist_loss(
@@ -263,12 +273,16 @@ def stardist_loss(
     Notes
     -----
     Source: ``StarDistBase.prepare_for_training`` (train_dist_loss "mae"). The mask of the
-    radii is the object probability itself. Pixels beyond the image count in neither part.
+    radii is the object probability itself. Differs: errors of the radii are relative to the
+    nucleus's size, so that small nuclei count although all scales are mixed; and pixels beyond
+    the image count in neither part.
     """
     valid = patches.valid.float()
     entropy = binary_cross_entropy_with_logits(logits, patches.probability, reduction="none")
     weight = patches.probability * valid
-    error = ((distances - patches.distance).abs() * weight).mean() / (weight.mean() + 1e-7)
+    radius = patches.distance.mean(dim=1, keepdim=True).clamp(min=2.0)
+    error = (distances - patches.distance).abs() * config.typical_radius_px / radius
+    error = (error * weight).mean() / (weight.mean() + 1e-7)
     background = (distances.abs() * (1 - patches.probability) * valid).mean()
     return (
         (entropy * valid).sum() / valid.sum().clamp(min=1)
@@ -288,15 +302,17 @@ def train_segmenter(
         The loss of each step, on disturbed training patches.
     """
     torch.manual_seed(config.seed)
-    network.to(store.device, memory_format=torch.channels_last).train()
+    network.to(store.device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     grid = 2**network.n_poolings
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / max(1, config.warmup_steps))
-        * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))),
+        lambda step: (
+            min(1.0, (step + 1) / max(1, config.warmup_steps))
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps))))
+        ),
     )
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average_decay)

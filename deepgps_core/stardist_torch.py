@@ -201,3 +201,56 @@ def load_network(folder: Path | str) -> StarDistNet:
     network = StarDistNet.from_config(json.loads((folder / "config.json").read_text()))
     network.load_keras_weights(read_keras_h5(folder / "weights_best.h5"))
     return network.eval()
+
+
+def save_as_stardist(
+    network: StarDistNet, folder: Path | str, thresholds: Mapping[str, float]
+) -> None:
+    """
+    Write a network as a model folder that StarDist's own API loads.
+
+    Parameters
+    ----------
+    folder : Path or str
+        ``config.json``, ``thresholds.json`` and ``weights_best.h5`` are written into it; the
+        weights in half precision, which Keras widens again on loading.
+    thresholds : mapping
+        ``prob`` and ``nms``, as ``StarDist2D.optimize_thresholds`` finds them.
+
+    Notes
+    -----
+    Needs TensorFlow: the file is laid out by Keras itself.
+    """
+    from stardist.models import Config2D, StarDist2D
+
+    folder = Path(folder)
+    config = Config2D(
+        grid=(2**network.n_poolings,) * 2,
+        n_rays=network.distance.out_channels,
+        unet_n_filter_base=network.down[0].out_channels,
+        unet_n_depth=network.n_depth,
+        net_conv_after_unet=network.features.out_channels,
+    )
+    model = StarDist2D(config, name=folder.name, basedir=str(folder.parent))
+    layers = [layer for layer in model.keras_model.layers if layer.weights]
+    for layer, pair in zip(layers, network.keras_weights(), strict=True):
+        layer.set_weights(list(pair))
+    whole = folder / "weights_whole.h5"
+    model.keras_model.save_weights(str(whole))
+    _halve(whole, folder / "weights_best.h5")
+    whole.unlink()
+    (folder / "thresholds.json").write_text(json.dumps(dict(thresholds)) + "\n")
+
+
+def _halve(whole: Path, half: Path) -> None:
+    import h5py
+
+    def copy(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            target.create_dataset(name, data=item[()].astype(np.float16))
+        else:
+            target.require_group(name).attrs.update(item.attrs)
+
+    with h5py.File(whole, "r") as source, h5py.File(half, "w") as target:
+        target.attrs.update(source.attrs)
+        source.visititems(copy)

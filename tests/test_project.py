@@ -19,16 +19,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: The floors of the library, lowest first; a module may import its own floor and those below.
 FLOORS = (
     {"dataset"},
-    {"sources"},
-    {"segmentation", "stardist_torch", "preprocessing"},
+    {"homology", "sources"},
+    {"stardist_torch", "segmentation", "cropping", "nuclei", "preprocessing"}
+    | {"segmentation_training", "segmenter_recipe"},
     {"splits"},
     {"esm2", "pretraining", "encoders"},
     {"structure"},
-    {"unet", "model"},
-    {"crops", "training"},
+    {"unet", "model", "label_head"},
+    {"crops", "runs", "training", "training_loop"},
     {"generative"},
     {"metrics", "statistics"},
-    {"baselines", "forensics"},
+    {"baselines", "forensics", "trivial"},
     {"plotting"},
     {"evaluation", "predict", "cli"},
 )
