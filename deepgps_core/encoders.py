@@ -1,0 +1,355 @@
+"""
+From a protein's sequence to a vector: the encoders that deepGPS and its baselines can use.
+
+The paper takes the mean of ESM-2's last residue embeddings (Methods, "Sequence encoder").
+`ESM2Encoder` does that with any ESM-2, the small one that ships with the package by default;
+`CompositionEncoder` counts amino acids and is what a language model has to beat. Choices the
+paper leaves open (begin and end tokens, proteins longer than the model was trained on) are
+named here. Left out: contact prediction, and fine-tuning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deepgps_core.dataset import AMINO_ACIDS, Dataset, InputError, check_sequence, data_root
+from deepgps_core.esm2 import PAD, load_network, tokenize
+
+EMBEDDED_WEIGHTS = Path(__file__).parent / "data" / "esm2_small.safetensors"
+#: Longest stretch ESM-2 was trained on, in residues.
+WINDOW_RESIDUES = 1022
+#: Residues two neighboring windows share at least; each sees this much context beside it.
+OVERLAP_RESIDUES = 256
+#: No protein is longer (titin, 34,350); a longer text is a mistake.
+LONGEST_PROTEIN = 50_000
+Pooling = Literal["mean", "mean-std", "mean-layers"]
+POOLINGS: Mapping[str, int] = {"mean": 1, "mean-std": 2, "mean-layers": 3}
+
+
+class SequenceEncoder(Protocol):
+    """What an encoder is: anything with a name, a width and `embed`."""
+
+    name: str
+    dim: int
+
+    def embed(
+        self, sequences: Mapping[str, str], per_residue: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Return protein_id -> float32 vector (D,), or (L, D) when `per_residue`."""
+        ...
+
+
+def _checked(sequences: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: check_sequence(name, sequence, max_residues=LONGEST_PROTEIN)
+        for name, sequence in sequences.items()
+    }
+
+
+def window_starts(
+    n_residues: int, window: int = WINDOW_RESIDUES, overlap: int = OVERLAP_RESIDUES
+) -> list[int]:
+    """
+    Return where the windows of a long protein begin, as evenly spread as whole numbers allow.
+
+    All windows but those of a protein that fits are full; neighbors share at least `overlap`.
+
+    Examples
+    --------
+    >>> window_starts(900), window_starts(2700)
+    ([0], [0, 559, 1119, 1678])
+    """
+    if n_residues <= window:
+        return [0]
+    n_windows = 1 + -(-(n_residues - window) // (window - overlap))
+    return np.linspace(0, n_residues - window, n_windows).round().astype(int).tolist()
+
+
+class ESM2Encoder:
+    """
+    Residue embeddings of an ESM-2, pooled to one vector a protein.
+
+    Parameters
+    ----------
+    weights : Path or str
+        ``"embedded"``, or a ``.safetensors`` or ``.pt`` file in fair-esm's parameter names;
+        the size is read off the tensors.
+    pooling : {"mean", "mean-std", "mean-layers"}
+        ``mean`` of the last layer is the paper's. ``mean-std`` appends the standard deviation
+        over residues; ``mean-layers`` joins the means of the middle, the last but one and the
+        last layer. Both help a linear classifier a little.
+    include_ends : bool
+        Whether the begin and end tokens count as residues in the pooled vector. The paper does
+        not say; here they do not.
+    device : str, optional
+        ``"cpu"`` or ``"cuda"``; by default CUDA where there is one.
+    half_precision : bool
+        Compute in bfloat16. Faster on a GPU, equal to 1e-2.
+    batch_tokens : int
+        Tokens in a batch, padding included: bounds memory.
+    progress : bool, optional
+        Show a progress bar; by default where output goes to a terminal.
+
+    Notes
+    -----
+    A protein of more than 1,022 residues is read in windows that overlap by at least 256; a
+    residue in several windows gets the plain average of its embeddings.
+    """
+
+    def __init__(
+        self,
+        weights: Path | str = "embedded",
+        *,
+        pooling: Pooling = "mean",
+        include_ends: bool = False,
+        device: str | None = None,
+        half_precision: bool = False,
+        batch_tokens: int = 8192,
+        progress: bool | None = None,
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling {pooling!r} is unknown; choose of {', '.join(POOLINGS)}.")
+        path = EMBEDDED_WEIGHTS if str(weights) == "embedded" else Path(weights)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = load_network(path).to(self.device).eval()
+        self.pooling, self.include_ends = pooling, include_ends
+        self.half_precision, self.batch_tokens = half_precision, batch_tokens
+        self.progress = progress
+        stem = "embedded" if path == EMBEDDED_WEIGHTS else path.stem
+        self.name = stem + (f"+{pooling}" if pooling != "mean" else "") + "+ends" * include_ends
+        self.dim = self.network.width * POOLINGS[pooling]
+
+    def embed(
+        self, sequences: Mapping[str, str], per_residue: bool = False
+    ) -> dict[str, np.ndarray]:
+        """
+        Embed proteins; the result does not depend on which others are in the call.
+
+        Parameters
+        ----------
+        sequences : mapping of str to str
+            protein_id -> sequence.
+        per_residue : bool
+            Return the last layer's residue embeddings instead of pooled vectors.
+
+        Returns
+        -------
+        vectors : dict of str to ndarray, dtype float32
+            In the order of `sequences`: shape (D,), or (L, D) per residue.
+
+        Raises
+        ------
+        InputError
+            If a sequence is empty or holds letters that are no amino acids.
+        """
+        checked = _checked(sequences)
+        vectors = dict(self.iterate(checked, per_residue))
+        return {name: vectors[name] for name in checked}
+
+    def iterate(
+        self, sequences: Mapping[str, str], per_residue: bool = False
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (protein_id, array) as they are done, shortest first; memory stays flat."""
+        windows = [
+            (name, start, tokenize(sequence[start : start + WINDOW_RESIDUES]))
+            for name, sequence in sequences.items()
+            for start in window_starts(len(sequence))
+        ]
+        # a stable sort keeps the windows of one protein together
+        windows.sort(key=lambda window: len(window[2]))
+        unfinished: dict[str, _Stitcher] = {}
+        total = sum(len(sequence) for sequence in sequences.values())
+        disable = None if self.progress is None else not self.progress
+        with tqdm(total=total, unit="residue", unit_scale=True, disable=disable, delay=2) as bar:
+            for batch in _batches(windows, self.batch_tokens):
+                layers = self._layers([tokens for _, _, tokens in batch], per_residue)
+                for (name, start, tokens), embedding in zip(batch, layers, strict=True):
+                    n_residues = len(sequences[name])
+                    stitcher = unfinished.setdefault(name, _Stitcher(n_residues))
+                    stitcher.add(start, embedding[:, : len(tokens)])
+                    if start + len(tokens) - 2 == n_residues:
+                        whole = unfinished.pop(name).result()
+                        yield name, self._finish(whole, per_residue)
+                        bar.update(n_residues)
+
+    @torch.no_grad()
+    def _layers(self, batch: list[np.ndarray], per_residue: bool) -> Tensor:
+        """Return the layers that pooling wants, shape (B, layers, L, D), begin to end token."""
+        rows = np.full((len(batch), max(map(len, batch))), PAD, dtype=np.int64)
+        for row, tokens in zip(rows, batch, strict=True):
+            row[: len(tokens)] = tokens
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half_precision):
+            layers = self.network.hidden_layers(torch.from_numpy(rows).to(self.device))
+        wanted = [layers[-1]]
+        if self.pooling == "mean-layers" and not per_residue:
+            wanted = [layers[len(layers) // 2], layers[-2], layers[-1]]
+        return torch.stack(wanted, dim=1).float()  # (B, L, D) each -> (B, layers, L, D)
+
+    def _finish(self, embedding: Tensor, per_residue: bool) -> np.ndarray:
+        inner = embedding[:, 1:-1]
+        if per_residue:
+            return inner[0].cpu().numpy().copy()
+        pooled = embedding if self.include_ends else inner
+        parts = [pooled.mean(dim=1).flatten()]  # (layers, L, D) -> (layers * D,)
+        if self.pooling == "mean-std":
+            parts.append(pooled.std(dim=1, correction=0).flatten())
+        return torch.cat(parts).cpu().numpy()
+
+
+class _Stitcher:
+    """Joins the windows of one protein: residues in several windows are averaged."""
+
+    def __init__(self, n_residues: int) -> None:
+        self.n_tokens = n_residues + 2
+        self.total: Tensor | None = None
+        self.count: Tensor | None = None
+
+    def add(self, start: int, embedding: Tensor) -> None:
+        """Add a window, (layers, window + 2, D); only the outer ends keep their end tokens."""
+        n_layers, n_tokens, width = embedding.shape
+        if n_tokens == self.n_tokens:
+            self.total = embedding
+            return
+        if self.total is None or self.count is None:
+            self.total = embedding.new_zeros(n_layers, self.n_tokens, width)
+            self.count = embedding.new_zeros(self.n_tokens, 1)
+        first = 0 if start == 0 else 1
+        last = n_tokens if start + n_tokens == self.n_tokens else n_tokens - 1
+        self.total[:, start + first : start + last] += embedding[:, first:last]
+        self.count[start + first : start + last] += 1
+
+    def result(self) -> Tensor:
+        """Return the joined embedding, (layers, L + 2, D)."""
+        assert self.total is not None
+        return self.total if self.count is None else self.total / self.count
+
+
+def _batches(windows: list[Any], max_tokens: int) -> Iterator[list[Any]]:
+    """Cut windows, sorted by length, into batches of at most `max_tokens` after padding."""
+    batch: list[Any] = []
+    for window in windows:
+        if batch and (len(batch) + 1) * len(window[2]) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+class CompositionEncoder:
+    """
+    Shares of the 20 amino acids: the baseline that knows no order.
+
+    Parameters
+    ----------
+    segment_residues : int
+        If positive, count the first and the last so many residues and the part between them
+        separately (60 numbers): signals of localization often sit at the ends.
+    """
+
+    def __init__(self, segment_residues: int = 0) -> None:
+        self.segment_residues = segment_residues
+        self.name = f"composition-{segment_residues}" if segment_residues else "composition"
+        self.dim = 60 if segment_residues else 20
+
+    def embed(
+        self, sequences: Mapping[str, str], per_residue: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Return protein_id -> shares (D,); per residue, which amino acid it is, (L, 20)."""
+        describe = self._indicators if per_residue else self._shares
+        return {name: describe(sequence) for name, sequence in _checked(sequences).items()}
+
+    @staticmethod
+    def _indicators(sequence: str) -> np.ndarray:
+        letters = np.array(list(sequence))
+        return (letters[:, None] == np.array(list(AMINO_ACIDS))).astype(np.float32)
+
+    def _shares(self, sequence: str) -> np.ndarray:
+        n = self.segment_residues
+        parts = [sequence[:n], sequence[n:-n], sequence[-n:]] if n else [sequence]
+        # a middle that is empty counts as nothing of everything
+        shares = [self._indicators(p).mean(axis=0) if p else np.zeros(20) for p in parts]
+        return np.concatenate(shares).astype(np.float32)
+
+
+def load_encoder(name: str, **options: Any) -> SequenceEncoder:
+    """
+    Make an encoder from what identifies it.
+
+    Parameters
+    ----------
+    name : str
+        ``"embedded"``, ``"composition"``, ``"composition-40"`` (with terminal segments of so
+        many residues), the path of a weights file, or the name of one, such as
+        ``esm2_t33_650M_UR50D``, in the data root's ``weights`` folder or torch's hub cache. A
+        pooling may follow: ``"embedded+mean-std"``.
+    **options
+        Further arguments of `ESM2Encoder`.
+
+    Raises
+    ------
+    InputError
+        If nothing goes by that name.
+    """
+    if name.startswith("composition"):
+        segment = name.removeprefix("composition").removeprefix("-") or "0"
+        if segment.isdigit():
+            return CompositionEncoder(int(segment))
+    stem, *extras = name.split("+")
+    for extra in extras:
+        options |= {"include_ends": True} if extra == "ends" else {"pooling": extra}
+    folders = [data_root() / "weights", Path(torch.hub.get_dir()) / "checkpoints"]
+    found = [f / f"{stem}{end}" for f in folders for end in (".safetensors", ".pt")]
+    candidates = [EMBEDDED_WEIGHTS if stem == "embedded" else Path(stem), *found]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        raise InputError(
+            f"{name}: no such encoder; use embedded, composition, or a weights file "
+            f"(.safetensors or .pt), also in {folders[0]}."
+        )
+    return ESM2Encoder(path, **options)
+
+
+def embed_dataset(
+    dataset: Dataset, encoder: SequenceEncoder, *, save_every_s: float = 60.0
+) -> dict[str, np.ndarray]:
+    """
+    Embed the proteins of a dataset that have no vector yet, writing as it goes.
+
+    A killed call loses at most `save_every_s` seconds of work; the next one goes on.
+
+    Returns
+    -------
+    vectors : dict of str to ndarray, shape (D,), dtype float32
+        All proteins, in the order of ``proteins.csv``, as `Dataset.features` will return them.
+
+    Raises
+    ------
+    InputError
+        If vectors of another width lie under the encoder's name.
+    """
+    sequences = dataset.sequences()
+    path = dataset.path / "features" / f"{encoder.name}.npz"
+    vectors = dataset.features(encoder.name) if path.exists() else {}
+    if any(vector.shape != (encoder.dim,) for vector in vectors.values()):
+        raise InputError(f"{path}: not vectors of {encoder.dim} numbers; delete it and repeat.")
+    missing = {name: text for name, text in sequences.items() if name not in vectors}
+    saved = time.monotonic()
+    arrays = encoder.iterate(missing) if isinstance(encoder, ESM2Encoder) else None
+    for name, vector in arrays or encoder.embed(missing).items():
+        vectors[name] = vector
+        if time.monotonic() - saved > save_every_s:
+            dataset.write_features(encoder.name, vectors)
+            saved = time.monotonic()
+    vectors = {name: vectors[name] for name in sequences}
+    if missing or not path.exists():
+        dataset.write_features(encoder.name, vectors)
+    return vectors
