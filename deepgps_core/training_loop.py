@@ -1,0 +1,219 @@
+"""
+The training loop: the network as a Lightning module, and what is kept of every epoch.
+
+One loop from a laptop's CPU to several GPUs. Inside an epoch the host never waits for the
+device: batches are made on it (`deepgps_core.crops`), and sums are kept there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deepgps_core.crops import Batch, CropDataset, CropLoader
+from deepgps_core.dataset import InputError
+from deepgps_core.model import DeepGPS, losses
+from deepgps_core.runs import TrainingConfig, save_weights
+
+
+class DeepGPSModule(pl.LightningModule):
+    """The network, its losses and its optimizer; sums of an epoch stay on the device."""
+
+    def __init__(
+        self, model: DeepGPS, config: TrainingConfig, training: CropDataset, validation: CropDataset
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self._crops = {"train": training, "validation": validation}
+        self._sums: dict[str, Tensor] = {}
+
+    def _loader(self, part: str) -> CropLoader:
+        config = self.config
+        return CropLoader(
+            self._crops[part].to(self.device), config.batch_size, config.seed, part == "train",
+            config.crops_per_protein, config.augment and part == "train",
+            self.global_rank, self.trainer.world_size,
+        )  # fmt: skip
+
+    def train_dataloader(self) -> CropLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> CropLoader:
+        return self._loader("validation")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        head = list(self.model.head.parameters())
+        others = [p for name, p in self.model.named_parameters() if not name.startswith("head.")]
+        return torch.optim.AdamW(
+            [{"params": others}, {"params": head}],
+            self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True,
+        )  # fmt: skip
+
+    def learning_rates(self) -> tuple[float, float]:
+        """
+        Return the epoch's learning rates of image branch and head.
+
+        They are functions of the epoch, so that resuming needs no state of a scheduler.
+        """
+        config = self.config
+        decay = config.lr_gamma**self.current_epoch
+        head = config.sequence_learning_rate
+        return decay * config.learning_rate, decay * (
+            config.learning_rate if head is None else head
+        )
+
+    def on_train_epoch_start(self) -> None:
+        loader: Any = self.trainer.train_dataloader
+        loader.epoch = self.current_epoch
+        groups = self.trainer.optimizers[0].param_groups
+        for group, rate in zip(groups, self.learning_rates(), strict=True):
+            group["lr"] = rate
+        self._sums["train"] = torch.zeros(4, device=self.device)
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums["validation"] = torch.zeros(4, device=self.device)
+
+    def _losses(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+        prediction = self.model(batch.nuclear_image, batch.sequence_features)
+        image_loss, label_loss = losses(
+            prediction, batch.protein_image, batch.label, self.model.config
+        )
+        labelled = batch.label >= 0
+        correct = (prediction.logits.argmax(dim=1) == batch.label) & labelled
+        one_row = torch.stack(
+            [image_loss, label_loss, correct.float(), torch.ones_like(image_loss)]
+        )
+        # validation counts proteins, training counts crops
+        weight = batch.weight if part == "validation" else torch.ones_like(batch.weight)
+        self._sums[part] += (one_row.detach() * weight).sum(dim=1)
+        return image_loss.mean(), label_loss.sum() / labelled.sum().clamp(min=1)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        image_loss, label_loss = self._losses(batch, "train")
+        return image_loss + self.config.label_weight * label_loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self._losses(batch, "validation")
+
+    def epoch_means(self, part: str) -> list[float]:
+        """Return image loss, label loss and accuracy, over all processes; the host waits here."""
+        sums = self.trainer.strategy.reduce(self._sums[part], reduce_op="sum").tolist()
+        return [total / max(sums[3], 1e-12) for total in sums[:3]]
+
+
+class Recorder(pl.Callback):
+    """Keep the history, the best weights and a point to resume from; show progress."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.history: list[dict[str, float]] = []
+        self.best_loss = math.inf
+        self._bar: Any = None
+        self._started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best_loss": self.best_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history, self.best_loss = list(state_dict["history"]), state_dict["best_loss"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        steps, epochs = trainer.num_training_batches, trainer.max_epochs or 0
+        self._bar = tqdm(
+            total=int(steps * epochs), initial=int(steps * trainer.current_epoch), unit="batch",
+            desc="training", disable=None if trainer.is_global_zero else True, mininterval=0.5,
+        )  # fmt: skip
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._bar.update()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, DeepGPSModule)
+        train, validation = module.epoch_means("train"), module.epoch_means("validation")
+        row = {"epoch": float(trainer.current_epoch)}
+        for part, means in (("train", train), ("validation", validation)):
+            names = (f"{part}_image_loss", f"{part}_label_loss", f"{part}_accuracy")
+            row |= dict(zip(names, means, strict=True))
+        row["learning_rate"] = module.learning_rates()[0]
+        row["seconds"] = time.perf_counter() - self._started
+        loss = validation[0]
+        if module.config.select_by == "loss":
+            loss += module.config.label_weight * validation[1]
+        self.history.append(row)
+        self._bar.set_postfix(validation_loss=f"{loss:.4f}")
+        if loss < self.best_loss:
+            self.best_loss = loss
+            if trainer.is_global_zero:
+                save_weights(module.model, self.folder / "best.safetensors")
+        # every process takes part in a checkpoint; only the first one writes it
+        temporary = self.folder / "last.new"
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            os.replace(temporary, self.folder / "last.ckpt")
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's greetings and its advice on loader workers, which we do not have."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def train_network(module: DeepGPSModule, recorder: Recorder, last: Path) -> pl.Trainer:
+    """
+    Train, going on from `last` if it is there, and return the trainer.
+
+    Raises
+    ------
+    InputError
+        If a batch does not fit into memory, or the loss is not a number.
+    """
+    config = module.config
+    precision: Any = config.resolved_precision()
+    try:
+        with _quiet():
+            trainer = pl.Trainer(
+                accelerator="auto", devices=config.devices, max_epochs=config.epochs,
+                precision=precision, callbacks=[recorder], logger=False,
+                enable_checkpointing=False, enable_progress_bar=False,
+                enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=last.parent,
+            )  # fmt: skip
+            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"training: a batch of {config.batch_size} crops does not fit into the device's "
+            "memory; lower batch_size."
+        ) from None
+    if len(recorder.history) < config.epochs:
+        raise KeyboardInterrupt
+    if not math.isfinite(recorder.best_loss):
+        raise InputError("training: the loss is not a number; lower learning_rate.")
+    return trainer

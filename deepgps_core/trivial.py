@@ -1,0 +1,100 @@
+"""
+Predictions of protein images that need no network: what any model of images has to beat.
+
+The paper prints its PSNR without any of these. They know the training images and, two of them,
+a label; none draws anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deepgps_core.crops import CropDataset
+
+#: Name in tables -> what it is, for captions.
+TRIVIAL_PREDICTIONS: Mapping[str, str] = {
+    "constant": "one gray: the mean intensity of the training images",
+    "training mean": "the mean training image",
+    "nucleus copied": "the nucleus image itself",
+    "class mean, shuffled": "the mean image of the label predicted from another protein's sequence",
+    "class mean, predicted": "the mean image of the label predicted from the sequence",
+    "class mean, true": "the mean image of the true label",
+}
+
+
+@dataclass(frozen=True)
+class MeanImages:
+    """Mean protein images of the training proteins: of all (H, W), and of each class (K, H, W)."""
+
+    overall: np.ndarray
+    by_class: np.ndarray
+
+
+def mean_images(crops: CropDataset, n_classes: int) -> MeanImages:
+    """
+    Average the protein images of training crops, each protein counting as one.
+
+    Parameters
+    ----------
+    crops : CropDataset
+        Of training proteins alone.
+    n_classes : int
+
+    Returns
+    -------
+    means : MeanImages
+        Intensities in [0, 1]; a class without proteins gets the overall mean.
+    """
+    counts = crops.crop_counts()
+    by_protein = torch.zeros(len(counts), *crops.images.shape[2:])
+    for rows in torch.arange(len(crops)).split(256):  # never all crops as floats at once
+        images = crops.images[rows, 1].float() / 255
+        by_protein.index_add_(0, crops.protein_index[rows], images)
+    seen = counts > 0
+    means, labels = by_protein[seen] / counts[seen, None, None], crops.labels[seen]
+    overall = means.mean(dim=0)
+    by_class = [
+        means[labels == k].mean(dim=0) if (labels == k).any() else overall for k in range(n_classes)
+    ]
+    return MeanImages(overall.numpy(), torch.stack(by_class).numpy())
+
+
+def trivial_images(
+    means: MeanImages,
+    nuclear_image: np.ndarray,
+    true_label: np.ndarray,
+    predicted_label: np.ndarray,
+    shuffled_label: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """
+    Make every trivial prediction for N crops.
+
+    Parameters
+    ----------
+    means : MeanImages
+        Of the training proteins.
+    nuclear_image : ndarray, shape (N, H, W), dtype float
+        Intensities in [0, 1].
+    true_label, predicted_label, shuffled_label : ndarray, shape (N,), dtype int
+        Class numbers: the protein's own (-1 for none: the overall mean is taken), the one
+        predicted from its sequence, and the one predicted from another protein's.
+
+    Returns
+    -------
+    images : dict of str to ndarray, shape (N, H, W)
+        One entry for each of `TRIVIAL_PREDICTIONS`.
+    """
+    classes = np.concatenate([means.by_class, means.overall[None]])  # number -1 is the last one
+    shape = nuclear_image.shape
+    return {
+        "constant": np.full(shape, means.overall.mean(), dtype=np.float32),
+        "training mean": np.broadcast_to(means.overall, shape),
+        "nucleus copied": nuclear_image,
+        "class mean, shuffled": classes[shuffled_label],
+        "class mean, predicted": classes[predicted_label],
+        "class mean, true": classes[true_label],
+    }

@@ -1,0 +1,197 @@
+"""deepGPS computes what was published, its degenerate attention included; repairs are options."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deepgps_core.dataset import InputError
+from deepgps_core.model import FUSIONS, DeepGPS, DeepGPSConfig, Prediction, losses
+
+SMALL = DeepGPSConfig(sequence_dim=12, hidden_dim=24, width=4, depth=2, crop_size_px=16)
+
+
+def small(seed: int = 0, **changes: object) -> DeepGPS:
+    torch.manual_seed(seed)
+    return DeepGPS(dataclasses.replace(SMALL, **changes))  # type: ignore[arg-type]
+
+
+def n_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def loss_of(model: DeepGPS, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    nuclear, protein = torch.rand(2, 4, 1, 16, 16, generator=generator)
+    features = torch.randn(4, 12, generator=generator)
+    parts = losses(model(nuclear, features), protein, torch.tensor([0, 1, -1, 0]), model.config)
+    return sum(part.mean() for part in parts)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def published() -> DeepGPS:
+    return DeepGPS(DeepGPSConfig())
+
+
+def test_parameter_counts_are_the_published_ones(published: DeepGPS) -> None:
+    """Projection, label head and attention have as many parameters as in the released code."""
+    assert n_parameters(published.head.linear) == 1_311_744
+    assert n_parameters(published.head.classify) == 656_642
+    assert n_parameters(published.fusion) == 4_198_400
+    # 35,300,418 less its two layers that are never called, plus projection and label head
+    assert n_parameters(published) == 35_300_418 - 54_249 - 5_400 + 1_311_744 + 656_642
+
+
+def test_published_shapes(published: DeepGPS) -> None:
+    """A 208 x 208 nucleus becomes 1024 x 13 x 13 at the bottleneck and 208 x 208 at the end."""
+    with torch.inference_mode():
+        nuclear = torch.rand(1, 1, 208, 208)
+        assert published.encoder(nuclear)[-1].shape == (1, 1024, 13, 13)
+        prediction = published.eval()(nuclear, torch.randn(1, 1280))
+    assert prediction.image.shape == (1, 1, 208, 208)
+    assert prediction.logits.shape == (1, 2)
+
+
+def test_one_key_forgets_the_nucleus() -> None:
+    """With a single key the bottleneck is the same, to the bit, whatever the image holds."""
+    fusion = small().fusion
+    sequence = torch.rand(3, 24)
+    coarse = torch.rand(3, 16, 4, 4)
+    fused = fusion.fuse_bottleneck(coarse, sequence)
+    assert torch.equal(fused, fusion.fuse_bottleneck(100 * torch.randn_like(coarse), sequence))
+    assert torch.equal(fused, fused[:, :, :1, :1].expand_as(fused))
+    value = F.linear(sequence, fusion.attention.v_proj_weight)  # type: ignore[union-attr, arg-type]
+    projected = fusion.attention.out_proj(value)  # type: ignore[union-attr, operator]
+    assert torch.allclose(fused[:, :, 0, 0], projected, atol=1e-6)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+def test_the_deepest_block_and_the_queries_never_learn(half: bool) -> None:
+    """Gradients of the last encoder block and of the q and k projections are exactly zero."""
+    model = small()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        loss = loss_of(model)
+    loss.backward()
+    dead = {name for name, p in model.named_parameters() if not p.grad.any()}  # type: ignore[union-attr]
+    deepest = {f"encoder.downs.1.{name}" for name, _ in model.encoder.downs[1].named_parameters()}
+    assert dead == deepest | {"fusion.attention.q_proj_weight", "fusion.attention.k_proj_weight"}
+
+
+@pytest.mark.parametrize("fusion", sorted(set(FUSIONS) - {"paper"}))
+def test_repaired_fusions_train_all_they_have(fusion: str) -> None:
+    """In every other fusion each parameter gets a gradient and the nucleus gets through."""
+    model = small(fusion=fusion)
+    loss_of(model).backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    coarse, sequence = torch.rand(2, 16, 4, 4), torch.rand(2, 24)
+    fused = model.fusion.fuse_bottleneck(coarse, sequence)
+    assert not torch.allclose(fused, model.fusion.fuse_bottleneck(coarse + 1, sequence))
+    assert not torch.allclose(fused, model.fusion.fuse_bottleneck(coarse, sequence + 1))
+
+
+def test_label_head_never_sees_the_image() -> None:
+    """Another image changes the label logits by nothing at all, and the drawing by something."""
+    model = small().eval()
+    features, nuclear = torch.randn(3, 12), torch.rand(3, 1, 16, 16)
+    first, second = model(nuclear, features), model(1 - nuclear, features)
+    assert torch.equal(first.logits, second.logits)
+    assert not torch.equal(first.image, second.image)
+
+
+def test_head_standardizes_with_its_own_mean_and_scale() -> None:
+    """A head that holds mean and scale gives what a plain one gives on standardized vectors."""
+    plain, scaling = small().eval().head, small().eval().head
+    features = 5 + 3 * torch.randn(7, 12)
+    scaling.feature_mean.copy_(features.mean(dim=0))
+    scaling.feature_scale.copy_(features.std(dim=0))
+    standard = (features - features.mean(dim=0)) / features.std(dim=0)
+    assert torch.allclose(plain(standard)[1], scaling(features)[1], atol=1e-6)
+
+
+def test_losses_by_hand() -> None:
+    """L1 of 0.5 against 0.25 is 0.25; even odds cost ln 2; a protein without label costs 0."""
+    prediction = Prediction(torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, 2))
+    image, label = losses(prediction, torch.full((2, 1, 4, 4), 0.25), torch.tensor([1, -1]), SMALL)
+    assert image.tolist() == [0.25, 0.25]
+    assert label.tolist() == pytest.approx([math.log(2), 0.0])
+
+
+def test_published_label_loss_has_a_floor() -> None:
+    """Softmax twice: even certainty costs ln(1 + 1/e) = 0.313, where the paper's intent is 0."""
+    certain = Prediction(torch.zeros(1, 1, 4, 4), torch.tensor([[50.0, -50.0]]))
+    for kind, floor in (("cross_entropy", 0.0), ("published", math.log(1 + math.exp(-1)))):
+        config = dataclasses.replace(SMALL, label_loss=kind)
+        _, label = losses(certain, torch.zeros(1, 1, 4, 4), torch.tensor([0]), config)
+        assert label.item() == pytest.approx(floor, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["l1", "mse", "bce"])
+def test_image_losses_are_least_at_the_target(kind: str) -> None:
+    """Each image loss prefers the target itself to anything near it."""
+    config = dataclasses.replace(SMALL, image_loss=kind)
+    target = torch.rand(5, 1, 4, 4)
+    logits, label = torch.zeros(5, 2), torch.zeros(5, dtype=torch.int64)
+    exact, _ = losses(Prediction(target, logits), target, label, config)
+    off, _ = losses(Prediction((target + 0.1).clamp(max=1), logits), target, label, config)
+    assert (exact < off).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fusion": "glue"}, "paper, film, concat"),
+        ({"label_loss": "hinge"}, "cross_entropy, published"),
+        ({"image_loss": "ssim"}, "l1, mse, bce"),
+        ({"crop_size_px": 18}, "divisible by 4"),
+        ({"depth": 0}, "at least 1"),
+    ],
+)
+def test_impossible_configurations_are_refused(change: dict[str, object], words: str) -> None:
+    """A value that cannot be is a one-line error that names what can."""
+    with pytest.raises(InputError, match=words) as error:
+        dataclasses.replace(SMALL, **change)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_other_image_sizes_pass_or_are_refused() -> None:
+    """A trained network takes any size it can halve, and names the step for one it cannot."""
+    model = small().eval()
+    assert model(torch.rand(1, 1, 20, 32), torch.rand(1, 12)).image.shape == (1, 1, 20, 32)
+    with pytest.raises(InputError, match="18 x 16 px"):
+        model(torch.rand(1, 1, 18, 16), torch.rand(1, 12))
+
+
+def test_same_seed_same_network() -> None:
+    """The seed decides the weights; another seed gives others."""
+    first, again, other = (small(seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.linear.weight"], other["head.linear.weight"])
+
+
+@pytest.mark.slow
+def test_overfits_eight_crops() -> None:
+    """A tiny network draws eight smooth images it was shown with a PSNR above 30 dB."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, width=12, crop_size_px=32, image_loss="l1")
+    model = DeepGPS(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    shifts = torch.rand(8, 2, 1, 1) * 6.28
+    nuclear = 0.5 + 0.4 * torch.sin(x / 4 + shifts[:, 0])[:, None] * torch.cos(y / 5)
+    protein = (0.5 + 0.4 * torch.sin(y / 4 + shifts[:, 1])[:, None]).expand(8, 1, 32, 32)
+    features, label = torch.randn(8, 12), torch.arange(8) % 2
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    for _ in range(400):
+        image, text = losses(model(nuclear, features), protein, label, config)
+        optimizer.zero_grad()
+        (image.mean() + text.mean()).backward()
+        optimizer.step()
+        schedule.step()
+    prediction = model(nuclear, features)
+    mse = (prediction.image - protein).square().mean(dim=(1, 2, 3))
+    assert (-10 * mse.log10()).min() > 30
+    assert torch.equal(prediction.logits.argmax(dim=1), label)

@@ -1,0 +1,288 @@
+"""Training repeats itself, survives being killed, keeps its best weights and minds its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import CROPS_PER_PROTEIN, make_tiny
+
+from deepgps_core import training_loop
+from deepgps_core.crops import CropLoader, average_down, flip_and_rotate, load_crops
+from deepgps_core.dataset import Dataset, InputError
+from deepgps_core.model import DeepGPSConfig, losses
+from deepgps_core.runs import Run, TrainingConfig, load_run
+from deepgps_core.training import fit, predict_crops
+
+MODEL = DeepGPSConfig(sequence_dim=6, hidden_dim=24, width=4, depth=2, crop_size_px=24)
+TRAINING = TrainingConfig(
+    encoder="drawn", epochs=3, batch_size=8, learning_rate=1e-2, lr_gamma=0.8, seed=1
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make_tiny(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return fit(dataset, "random-0", MODEL, TRAINING, tmp_path_factory.mktemp("run") / "run")
+
+
+def changed(**changes: Any) -> TrainingConfig:
+    return dataclasses.replace(TRAINING, **changes)
+
+
+def same_numbers(first: Run, second: Run) -> None:
+    """Assert that two runs hold the same weights, history and predictions, to the last bit."""
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    pd.testing.assert_frame_equal(
+        first.history.drop(columns="seconds"), second.history.drop(columns="seconds"),
+        check_exact=True,
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(first.proteins, second.proteins, check_exact=True)
+    pd.testing.assert_frame_equal(first.crops, second.crops, check_exact=True)
+
+
+def test_run_folder_is_complete(run: Run) -> None:
+    """A finished run holds what the design lists, and nothing that only resuming needs."""
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {
+        "config.yaml", "model.safetensors", "history.csv", "proteins.csv", "crops.csv",
+    }  # fmt: skip
+    assert run.labels == ("Cytoplasm", "Nucleus")
+    assert run.images == "simulated"
+    assert run.pixel_size_um == 1.0  # 48 px of 0.5 um averaged down to 24
+    assert list(run.history["epoch"]) == [0, 1, 2]
+    assert run.history["learning_rate"].tolist() == pytest.approx([1e-2, 8e-3, 6.4e-3])
+
+
+def test_predictions_cover_proteins_and_held_out_crops(run: Run) -> None:
+    """Every protein has probabilities that sum to one; every held-out crop has its losses."""
+    assert len(run.proteins) == 12
+    sums = run.proteins[["p_Cytoplasm", "p_Nucleus"]].sum(axis=1)
+    assert np.allclose(sums, 1, atol=1e-6)
+    assert (run.proteins["n_crops"] == CROPS_PER_PROTEIN).all()
+    assert set(run.crops["split"]) == {"validation", "test"}
+    assert len(run.crops) == 6 * CROPS_PER_PROTEIN
+
+
+def test_learns(dataset: Dataset, tmp_path: Path) -> None:
+    """Where sequence decides label and place, both losses of unseen proteins fall far."""
+    run = fit(dataset, "random-0", MODEL, changed(epochs=12, batch_size=4), tmp_path / "run")
+    history = run.history.set_index("epoch")
+    assert history["validation_image_loss"].min() < 0.6 * history["validation_image_loss"][0]
+    test = run.proteins[run.proteins["split"] == "test"]
+    assert (test["label"] == test["predicted_label"]).all()
+
+
+def test_kept_weights_are_the_best_not_the_last(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When training gets worse after its first epoch, the weights of that epoch are kept."""
+
+    def rates(self: training_loop.DeepGPSModule) -> tuple[float, float]:
+        return (1e-2, 1e-2) if self.current_epoch == 0 else (100.0, 100.0)  # ruins the network
+
+    monkeypatch.setattr(training_loop.DeepGPSModule, "learning_rates", rates)
+    run = fit(dataset, "random-0", MODEL, changed(epochs=2), tmp_path / "run")
+    history = run.history
+    total = history["validation_image_loss"] + history["validation_label_loss"]
+    assert total.idxmin() == 0
+    validation = run.crops[run.crops["split"] == "validation"]
+    assert validation["image_loss"].mean() == pytest.approx(
+        history["validation_image_loss"][0], rel=1e-4
+    )
+
+
+def test_same_seed_same_numbers(run: Run, dataset: Dataset, tmp_path: Path) -> None:
+    """Two runs of one configuration agree to the last bit; another seed differs."""
+    torch.rand(5)  # others' random numbers make no difference
+    same_numbers(run, fit(dataset, "random-0", MODEL, TRAINING, tmp_path / "again"))
+    other = fit(dataset, "random-0", MODEL, changed(seed=2), tmp_path / "other")
+    assert other.history["train_image_loss"][0] != run.history["train_image_loss"][0]
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_killed_training_goes_on(
+    epoch: int, run: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run cut off in the middle of an epoch ends where the undisturbed one ended."""
+    step = training_loop.DeepGPSModule.training_step
+
+    def dies(self: training_loop.DeepGPSModule, batch: Any, index: int) -> torch.Tensor:
+        if self.current_epoch == epoch and index == 1:
+            raise RuntimeError("killed")
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop.DeepGPSModule, "training_step", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(dataset, "random-0", MODEL, TRAINING, tmp_path / "run")
+    with pytest.raises(InputError, match="no finished run"):
+        load_run(tmp_path / "run")
+    started: list[int] = []
+    hook = training_loop.DeepGPSModule.on_train_epoch_start
+
+    def noted(self: training_loop.DeepGPSModule) -> None:
+        started.append(self.current_epoch)
+        hook(self)
+
+    monkeypatch.setattr(training_loop.DeepGPSModule, "on_train_epoch_start", noted)
+    resumed = fit(dataset, "random-0", MODEL, TRAINING, tmp_path / "run")
+    assert started == list(range(epoch, TRAINING.epochs))
+    same_numbers(run, resumed)
+
+
+def test_finished_run_is_returned_and_protected(
+    run: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same call trains once; another configuration or other data are refused by name."""
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    with monkeypatch.context() as patch:
+        patch.setattr("deepgps_core.training.train_network", None)
+        assert fit(dataset, "random-0", MODEL, TRAINING, path).hash == run.hash
+    with pytest.raises(InputError, match="another configuration") as error:
+        fit(dataset, "random-0", MODEL, changed(epochs=1), path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    other = make_tiny(tmp_path / "other", seed=5)
+    with pytest.raises(InputError, match="other data"):
+        fit(other, "random-0", MODEL, TRAINING, path)
+    assert load_run(path).hash == run.hash
+    replaced = fit(dataset, "random-0", MODEL, changed(epochs=1), path, replace=True)
+    assert len(replaced.history) == 1
+
+
+def test_unfinished_run_of_another_configuration_is_started_anew(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of an interrupted run enters one with other settings."""
+    with monkeypatch.context() as patch:
+        patch.setattr("deepgps_core.training._write_run", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit(dataset, "random-0", MODEL, TRAINING, tmp_path / "run")
+    assert (tmp_path / "run" / ".resume" / "last.ckpt").exists()
+    config = changed(seed=9, epochs=2)
+    fresh = fit(dataset, "random-0", MODEL, config, tmp_path / "fresh")
+    same_numbers(fresh, fit(dataset, "random-0", MODEL, config, tmp_path / "run"))
+
+
+def test_default_place_and_options(dataset: Dataset, data_root: Path) -> None:
+    """Without a path the run lies under the data root; every training option trains."""
+    config = changed(
+        epochs=1, augment=True, crops_per_protein=2, standardize_features=True,
+        precision="bf16-mixed", channels_last=False, name="single-2",
+    )  # fmt: skip
+    run = fit(dataset, "random-0", dataclasses.replace(MODEL, fusion="film"), config)
+    assert run.path == data_root / "runs" / "tiny" / "single-2-film" / "random-0" / "1"
+    assert run.model.head.feature_scale.std() > 0
+    assert np.isfinite(run.history.to_numpy()).all()
+
+
+def test_predictions_do_not_depend_on_the_batch(run: Run, dataset: Dataset) -> None:
+    """A crop's prediction is the same alone and among others, and its loss is the recorded one."""
+    ids = list(run.proteins.loc[run.proteins["split"] == "test", "protein_id"])
+    crops = load_crops(dataset, ids, encoder="drawn", labels=run.labels, crop_size_px=24)
+    together = torch.cat([p.image for _, p in predict_crops(run.model, crops, batch_size=64)])
+    alone = torch.cat([p.image for _, p in predict_crops(run.model, crops, batch_size=1)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    batch, prediction = next(predict_crops(run.model, crops))
+    image_loss, _ = losses(prediction, batch.protein_image, batch.label, run.model_config)
+    recorded = run.crops.set_index("crop_id").loc[list(crops.crop_ids), "image_loss"]
+    assert image_loss.numpy() == pytest.approx(recorded.to_numpy(), abs=1e-5)
+
+
+def test_loader_gives_each_crop_once(dataset: Dataset) -> None:
+    """An epoch holds every crop once, in a new order each time, the same order again on repeat."""
+    crops = load_crops(dataset, list(dataset.split("random-0").index), encoder="drawn",
+                       labels=("Cytoplasm", "Nucleus"), crop_size_px=24)  # fmt: skip
+    loader = CropLoader(crops, batch_size=10, seed=0, shuffle=True)
+    first = loader.order()
+    assert sorted(first.tolist()) == list(range(48))
+    assert torch.equal(first, loader.order())
+    loader.epoch = 1
+    assert not torch.equal(first, loader.order())
+    assert [len(batch.label) for batch in loader] == [10, 10, 10, 10, 8] and len(loader) == 5
+
+
+def test_loader_limits_crops_and_shares_them(dataset: Dataset) -> None:
+    """A limit holds for each protein; processes share an epoch without overlap."""
+    crops = load_crops(dataset, list(dataset.split("random-0").index), encoder="drawn",
+                       labels=("Cytoplasm", "Nucleus"), crop_size_px=24)  # fmt: skip
+    loader = CropLoader(crops, batch_size=8, shuffle=True, crops_per_protein=3)
+    proteins = crops.protein_index[loader.order()]
+    assert (proteins.bincount() == 3).all()
+    assert loader.weight.tolist() == pytest.approx([1 / 3] * 12)
+    shares = [CropLoader(crops, 8, shuffle=True, rank=r, world_size=2) for r in (0, 1)]
+    seen = [batch.nuclear_image for share in shares for batch in share]
+    assert torch.cat(seen).flatten(1).unique(dim=0).shape[0] == 48
+
+
+def test_augmentation_is_one_of_eight_and_the_same_for_both_channels() -> None:
+    """Three draws reach all eight symmetries of the square; none changes what pixels there are."""
+    image = torch.arange(9.0).reshape(1, 1, 3, 3)
+    draws = torch.cartesian_prod(*[torch.tensor([False, True])] * 3)
+    turned = flip_and_rotate(image.expand(8, 1, 3, 3), draws)
+    assert turned.flatten(1).unique(dim=0).shape[0] == 8
+    assert (turned.flatten(1).sort(dim=1).values == torch.arange(9.0)).all()
+
+
+def test_averaging_down_keeps_the_mean() -> None:
+    """Averaged squares of pixels keep the image's mean, within rounding to 8 bits."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 12, 12), dtype=np.uint8)
+    small = average_down(images, 3)
+    assert small.shape == (3, 2, 4, 4)
+    assert small.mean(axis=(2, 3)) == pytest.approx(images.mean(axis=(2, 3)), abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "words"),
+    [
+        ({"n_classes": 3}, {}, "labels are Cytoplasm, Nucleus"),
+        ({}, {"labels": ("Cytoplasm", "Vesicles")}, "Vesicles"),
+        ({"sequence_dim": 7}, {}, "have 6 numbers, the model takes 7"),
+        ({"crop_size_px": 20}, {}, "divisor"),
+        ({}, {"encoder": "esm3"}, "deepgps embed"),
+    ],
+)
+def test_misfits_are_named_and_leave_nothing(
+    model: dict[str, Any], training: dict[str, Any], words: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    """Data that do not fit the configuration are a one-line error, and no folder is made."""
+    with pytest.raises(InputError, match=words) as error:
+        fit(dataset, "random-0", dataclasses.replace(MODEL, **model), changed(**training),
+            tmp_path / "run")  # fmt: skip
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_unknown_to_the_model(tmp_path: Path) -> None:
+    """A protein of the split whose label the model lacks is named."""
+    dataset = make_tiny(tmp_path / "tiny")
+    with pytest.raises(InputError, match="'P01' has label 'Nucleus'.*does not know"):
+        fit(dataset, "random-0", dataclasses.replace(MODEL, n_classes=1), TRAINING,
+            tmp_path / "run")  # fmt: skip
+
+
+def test_damaged_runs_are_named(run: Run, tmp_path: Path) -> None:
+    """Truncated weights, a missing table or a strange configuration name the file."""
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    (path / "model.safetensors").write_bytes((run.path / "model.safetensors").read_bytes()[:500])
+    with pytest.raises(InputError, match="model.safetensors"):
+        _ = load_run(path).model
+    (path / "history.csv").unlink()
+    with pytest.raises(InputError, match="history.csv"):
+        _ = load_run(path).history
+    (path / "config.yaml").write_text("model: 3\n")
+    with pytest.raises(InputError, match="config.yaml"):
+        load_run(path)
