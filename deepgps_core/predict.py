@@ -1,0 +1,262 @@
+"""
+Predict where new proteins go: sequences and one nucleus image to labels and protein images.
+
+A nucleus image of any size is treated as the training fields were: percentile normalization
+(`deepgps_core.cropping`), then averaged to the pixel size the network was trained at. Sides that
+the network cannot halve often enough are filled up by reflection and cut off again afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tifffile
+import torch
+from PIL import Image, UnidentifiedImageError
+from skimage.transform import resize_local_mean
+from tqdm import tqdm
+
+from deepgps_core.cropping import normalize_field
+from deepgps_core.dataset import MAX_FIELD_PX, InputError, check_sequence
+from deepgps_core.encoders import SequenceEncoder, load_encoder
+from deepgps_core.runs import Run, load_run
+from deepgps_core.sources.uniprot import read_fasta
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """
+    What a run says of N proteins beside one nucleus.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a protein: protein_id, predicted_label, ``p_<label>``.
+    images : ndarray, shape (N, H, W), dtype float32
+        Protein images in [0, 1], in the order of the table.
+    nuclear_image : ndarray, shape (H, W), dtype float32
+        The nucleus as the network saw it.
+    pixel_size_um : float
+        Of these images.
+    """
+
+    table: pd.DataFrame
+    images: np.ndarray
+    nuclear_image: np.ndarray
+    pixel_size_um: float
+
+
+def _check_plane(image: np.ndarray, source: str) -> np.ndarray:
+    """Return the nucleus channel (H, W) of an image, or say why there is none."""
+    if image.ndim == 3 and image.shape[0] == 2:  # a field in the layout of a dataset
+        image = image[0]
+    if image.ndim != 2 or image.dtype.kind not in "uif":
+        raise InputError(
+            f"{source}: holds {image.dtype} {image.shape}, not one gray channel (H, W); "
+            "save the nucleus channel alone."
+        )
+    if not 16 <= min(image.shape) <= max(image.shape) <= MAX_FIELD_PX:
+        raise InputError(
+            f"{source}: {image.shape} is not between 16 and {MAX_FIELD_PX} px; cut it."
+        )
+    if not np.isfinite(image).all():
+        raise InputError(f"{source}: has pixels that are no numbers (NaN); fill them in.")
+    if image.min() == image.max():
+        raise InputError(f"{source}: all pixels are equal; give an image of a nucleus.")
+    return image
+
+
+def read_nuclear_image(path: Path | str) -> np.ndarray:
+    """
+    Read a nucleus image from TIFF, PNG or JPEG.
+
+    Returns
+    -------
+    image : ndarray, shape (H, W)
+        Of a two-channel TIFF (2, H, W), as datasets keep fields, channel 0.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, too large, or not one gray channel.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            with tifffile.TiffFile(path) as tiff:
+                shape = tiff.series[0].shape
+                if max(shape) > MAX_FIELD_PX:
+                    raise InputError(f"{path}: {shape} is over {MAX_FIELD_PX} pixels; cut it.")
+                return _check_plane(tiff.series[0].asarray(), str(path))
+        with Image.open(path) as picture:
+            if max(picture.size) > MAX_FIELD_PX:
+                raise InputError(f"{path}: {picture.size} is over {MAX_FIELD_PX} pixels; cut it.")
+            return _check_plane(np.asarray(picture), str(path))
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: image not found; check the path.") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: no image; give a TIFF, PNG or JPEG.") from None
+    # both readers raise many kinds on damaged files, among them zlib.error and struct.error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: damaged or no image ({reason}); get it again.") from None
+
+
+def network_image(
+    image: np.ndarray, run: Run, *, pixel_size_um: float | None = None, normalize: bool = True
+) -> np.ndarray:
+    """
+    Bring a nucleus image to the intensities and the pixel size of the run's training.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+        Raw counts; with ``normalize=False``, intensities in [0, 1].
+    pixel_size_um : float, optional
+        By default that of the fields the run was trained on.
+
+    Returns
+    -------
+    nuclear_image : ndarray, shape (H, W), dtype float32
+        In [0, 1].
+    """
+    image = _check_plane(np.asarray(image), "nucleus image").astype(np.float32)
+    if normalize:
+        image = normalize_field(image[None])[0]
+    zoom = (pixel_size_um or run.field_pixel_size_um) / run.pixel_size_um
+    if zoom != 1:
+        shape = tuple(max(1, round(side * zoom)) for side in image.shape)
+        image = resize_local_mean(image, shape)
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
+def _reflect_to_multiple(image: np.ndarray, step: int) -> np.ndarray:
+    """Fill up the lower and right side so that both sides are multiples of `step`."""
+    if min(image.shape) < step:
+        raise InputError(
+            f"nucleus image: {image.shape[0]} x {image.shape[1]} px at the network's pixel size, "
+            f"less than {step}; give a larger image."
+        )
+    missing = [(0, -side % step) for side in image.shape]
+    return np.pad(image, missing, mode="symmetric")
+
+
+@torch.inference_mode()
+def predict(
+    run: Run,
+    sequences: Mapping[str, str],
+    nuclear_image: np.ndarray,
+    *,
+    encoder: SequenceEncoder | None = None,
+    pixel_size_um: float | None = None,
+    normalize: bool = True,
+    batch_size: int = 16,
+) -> Predicted:
+    """
+    Predict labels and images of proteins from their sequences and a nucleus.
+
+    Parameters
+    ----------
+    run : Run
+    sequences : mapping of str to str
+        protein_id -> sequence.
+    nuclear_image : ndarray, shape (H, W)
+        Raw counts; with ``normalize=False``, intensities in [0, 1] such as those of a crop.
+    encoder : SequenceEncoder, optional
+        By default the one whose vectors the run was trained on.
+    pixel_size_um : float, optional
+        Of `nuclear_image`; by default that of the fields the run was trained on.
+
+    Raises
+    ------
+    InputError
+        If there is no sequence, one is no protein, or the image cannot be used.
+    """
+    if not sequences:
+        raise InputError("no sequence to predict; give at least one.")
+    checked = {name: check_sequence(name, text) for name, text in sequences.items()}
+    nucleus = network_image(nuclear_image, run, pixel_size_um=pixel_size_um, normalize=normalize)
+    padded = _reflect_to_multiple(nucleus, 2**run.model_config.depth)
+    vectors = (encoder or load_encoder(run.training_config.encoder)).embed(checked)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = run.model.to(device)
+    features = torch.from_numpy(np.stack([vectors[name] for name in checked])).float().to(device)
+    image = torch.from_numpy(padded)[None, None].to(device)
+    height, width = nucleus.shape
+    images, probabilities = [], []
+    for batch in tqdm(features.split(batch_size), desc="drawing", unit="batch", disable=None):
+        prediction = model(image.expand(len(batch), -1, -1, -1), batch)
+        images.append(prediction.image[:, 0, :height, :width].cpu().numpy())
+        probabilities.append(prediction.logits.softmax(dim=1).cpu().numpy())
+    table = label_rows(list(checked), np.concatenate(probabilities), run.labels)
+    return Predicted(table, np.concatenate(images), nucleus, run.pixel_size_um)
+
+
+def label_rows(
+    protein_ids: Iterable[str], probabilities: np.ndarray, labels: Sequence[str]
+) -> pd.DataFrame:
+    """Return a table protein_id, predicted_label, ``p_<label>`` from probabilities (N, K)."""
+    columns = {f"p_{name}": probabilities[:, k] for k, name in enumerate(labels)}
+    called = [labels[k] for k in probabilities.argmax(axis=1)]
+    return pd.DataFrame({"protein_id": list(protein_ids), "predicted_label": called} | columns)
+
+
+def write_predicted(predicted: Predicted, folder: Path | str) -> None:
+    """
+    Write ``predictions.csv``, ``images.tif`` (a page a row) and ``nucleus.tif`` as a new folder.
+
+    Raises
+    ------
+    InputError
+        If the folder is there already; nothing is written then.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; name another folder or remove it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
+    try:
+        table = predicted.table.assign(page=range(len(predicted.table)))
+        table.to_csv(temporary / "predictions.csv", index=False, lineterminator="\n")
+        unit = {"axes": "QYX", "PhysicalSizeX": predicted.pixel_size_um, "unit": "um"}
+        tifffile.imwrite(temporary / "images.tif", predicted.images, metadata=unit)
+        tifffile.imwrite(temporary / "nucleus.tif", predicted.nuclear_image)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def predict_files(
+    run_path: Path | str,
+    fasta: Path | str,
+    nucleus: Path | str,
+    out: Path | str,
+    *,
+    pixel_size_um: float | None = None,
+) -> Predicted:
+    """
+    Predict from a FASTA file and a nucleus image file, and write the results as a new folder.
+
+    All inputs are read and checked before anything is computed or written.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used, or `out` is there already.
+    """
+    if Path(out).exists():
+        raise InputError(f"{out}: exists already; name another folder or remove it.")
+    run, sequences, image = load_run(run_path), read_fasta(Path(fasta)), read_nuclear_image(nucleus)
+    predicted = predict(run, sequences, image, pixel_size_um=pixel_size_um)
+    write_predicted(predicted, out)
+    return predicted
