@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import zipfile
 from pathlib import Path
@@ -184,3 +185,14 @@ def test_single2_folder_keeps_vectors() -> None:
     assert dataset.proteins["label"].value_counts().to_dict() == {"Nucleus": 986, "Cytoplasm": 578}
     dataset.write_features("ones", {"A": [1.0]})
     assert embedded.single2_dataset().features("ones")["A"].tolist() == [1.0]
+
+
+def test_single2_folder_follows_the_table() -> None:
+    """A folder of another release is written anew and keeps its vectors."""
+    dataset = embedded.single2_dataset()
+    dataset.write_features("ones", {"A": [1.0]})
+    stale = dataclasses.replace(dataset.info, config_hash="older")
+    Dataset.create(dataset.path, stale, dataset.proteins.assign(cluster_30="c"))
+    renewed = embedded.single2_dataset()
+    assert renewed.proteins["cluster_30"].nunique() > 1000
+    assert renewed.features("ones")["A"].tolist() == [1.0]

@@ -83,9 +83,9 @@ def test_every_protein_gets_tested() -> None:
     """Over many seeds each protein is in the test part about one time in five."""
     table = table_of(["A"] * 30 + ["B"] * 20, list(range(46)) + [0, 0, 0, 1])
     for make in (stratified_split, grouped_split):
-        times = sum((make(table, seed=seed) == "test").astype(int) for seed in range(100))
-        assert times.min() > 5 and times.max() < 40
-        assert times.mean() == pytest.approx(20, abs=1.5)
+        times = sum((make(table, seed=seed) == "test").astype(int) for seed in range(60))
+        assert times.min() > 1 and times.max() < 27
+        assert times.mean() == pytest.approx(12, abs=1)
 
 
 def test_real_proteins_keep_shares_when_grouped() -> None:
@@ -166,13 +166,13 @@ def relatives() -> dict[str, str]:
 
 
 def test_relatives_are_clustered(relatives: dict[str, str]) -> None:
-    """60 % identical proteins share a cluster at 30 %, not at 80 %; a fragment lacks coverage."""
+    """60 % identical proteins share a cluster at 30 %, not at 80 %; a third covers too little."""
     clusters = cluster_proteins(relatives)
     assert clusters["sp|b 1"] == clusters["a"] == "a"
     assert clusters["fragment"] == "fragment"
     assert len(set(clusters.values())) == 5
-    assert len(set(cluster_proteins(relatives, min_identity=0.8).values())) == 6
-    assert cluster_proteins(relatives, coverage=0.2)["fragment"] == "a"
+    other_terms = cluster_proteins(relatives, min_identity=0.8, coverage=0.2)
+    assert other_terms["fragment"] == other_terms["sp|b 1"] != other_terms["a"]
 
 
 def test_nearest_training_protein(relatives: dict[str, str]) -> None:
@@ -186,20 +186,16 @@ def test_nearest_training_protein(relatives: dict[str, str]) -> None:
     assert nearest_training_identity({"a": relatives["a"]}, {})["identity"].tolist() == [0.0]
 
 
-def test_connected_components_leave_no_related_pair_apart(relatives: dict[str, str]) -> None:
-    """On 60 real proteins, each pair that MMseqs2 reports shares a cluster, and conversely."""
+def test_packaged_clusters_leave_no_related_pair_apart() -> None:
+    """Of 60 packaged proteins with relatives, each pair that MMseqs2 reports shares a cluster."""
     table = embedded_proteins().sort_values("cluster_30", kind="stable")
     sizes = table["cluster_30"].map(table["cluster_30"].value_counts())
     table = table[sizes > 2].head(60)
     sequences = dict(zip(table["protein_id"], table["sequence"], strict=True))
-    clusters = cluster_proteins(sequences)
-    hits = find_relatives(sequences, sequences, min_identity=0.3, coverage=0.8, sensitivity=7.5)
+    clusters = dict(zip(table["protein_id"], table["cluster_30"], strict=True))
+    hits = find_relatives(sequences, sequences, min_identity=0.3, coverage=0.8)
     apart = hits["query"].map(clusters) != hits["target"].map(clusters)
     assert not apart.any() and len(hits) > 120
-    packaged = dict(zip(table["protein_id"], table["cluster_30"], strict=True))
-    agree = [(clusters[a] == clusters[b]) == (packaged[a] == packaged[b])
-             for a in sequences for b in sequences]  # fmt: skip
-    assert np.mean(agree) > 0.999
 
 
 def test_nearest_relative_is_the_most_identical_one() -> None:
