@@ -356,3 +356,33 @@ def summarize_splits(
     widening = math.sqrt(1 / n + test_share / (1 - test_share))
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd * widening
     return SplitSummary(mean, sd, mean - half, mean + half, n)
+
+
+def two_way_shares(table: np.ndarray) -> np.ndarray:
+    """
+    Split the variance of a complete table into rows, columns and what neither explains.
+
+    Parameters
+    ----------
+    table : ndarray, shape (R, C), dtype float
+        One value for each pair, as of R sequences painted into C nuclei.
+
+    Returns
+    -------
+    shares : ndarray, shape (3,), dtype float
+        Of the total sum of squares: between rows, between columns, remainder. They add to 1;
+        NaN where all values are equal.
+
+    Examples
+    --------
+    >>> two_way_shares(np.array([[0.0, 1.0], [4.0, 5.0]])).round(3)
+    array([0.941, 0.059, 0.   ])
+    """
+    values = np.asarray(table, dtype=float)
+    centered = values - values.mean()
+    total = np.square(centered).sum()
+    if total == 0:
+        return np.full(3, np.nan)
+    rows = values.shape[1] * np.square(centered.mean(axis=1)).sum()
+    columns = values.shape[0] * np.square(centered.mean(axis=0)).sum()
+    return np.array([rows, columns, total - rows - columns]) / total

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import distance_transform_edt
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn import metrics as reference
 
@@ -16,6 +17,7 @@ from deepgps_core.metrics import (
     average_by,
     classification_metrics,
     multiclass_metrics,
+    nuclear_ratio,
     pooled_psnr,
     psnr,
     ssim,
@@ -188,3 +190,23 @@ def test_one_vs_rest_area_equals_scikit_learn() -> None:
         multiclass_metrics(truth, p[:, :2], ["a", "b"])
     with pytest.raises(ValueError, match="probabilities"):
         multiclass_metrics(truth, p[:10], labels)
+
+
+@given(arrays(float, (2, 24, 24), elements=st.floats(0.01, 1)), st.floats(0.1, 10))
+def test_nuclear_ratio_follows_the_definition(images: np.ndarray, factor: float) -> None:
+    """A ring is what lies within `ring_px` of the mask; scaling an image changes nothing."""
+    masks = np.zeros(images.shape, bool)
+    masks[0, 9:15, 8:13], masks[1, 4:9, 10:20] = True, True
+    ratio = nuclear_ratio(images, masks, ring_px=3)
+    for image, mask, value in zip(images, masks, ratio, strict=True):
+        distance = distance_transform_edt(~mask)
+        ring = (distance > 0) & (distance <= 3)
+        assert value == pytest.approx(image[mask].mean() / image[ring].mean())
+    np.testing.assert_allclose(nuclear_ratio(factor * images, masks, ring_px=3), ratio)
+
+
+def test_nuclear_ratio_of_no_nucleus_is_unknown() -> None:
+    """An empty mask gives NaN, and shapes that differ are refused."""
+    assert np.isnan(nuclear_ratio(np.ones((1, 8, 8)), np.zeros((1, 8, 8), bool))).all()
+    with pytest.raises(ValueError, match="masks"):
+        nuclear_ratio(np.ones((1, 8, 8)), np.zeros((1, 8, 9), bool))

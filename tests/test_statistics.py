@@ -6,10 +6,13 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.anova import anova_lm
 
 from deepgps_core.metrics import auroc
 from deepgps_core.statistics import (
@@ -23,6 +26,7 @@ from deepgps_core.statistics import (
     mcnemar_power,
     proteins_needed,
     summarize_splits,
+    two_way_shares,
     wilson_interval,
 )
 
@@ -215,3 +219,15 @@ def test_split_summary_widens_for_shared_proteins() -> None:
     assert found.sd == pytest.approx(math.sqrt(2 * 0.04**2 / 3))
     half = 3.182446 * found.sd * math.sqrt(1 / 4 + 1 / 4)
     assert (found.low, found.high) == pytest.approx((0.74 - half, 0.74 + half), abs=1e-6)
+
+
+def test_two_way_shares_agree_with_an_anova_by_regression() -> None:
+    """Shares equal the sums of squares of statsmodels' two-way analysis of variance."""
+    table = np.random.default_rng(0).normal(size=(5, 7)) + np.arange(5)[:, None]
+    long = pd.DataFrame(table).stack().reset_index(name="y").rename(
+        columns={"level_0": "r", "level_1": "c"}
+    )  # fmt: skip
+    fitted = smf.ols("y ~ C(r) + C(c)", long).fit()
+    squares = anova_lm(fitted)["sum_sq"].to_numpy()
+    np.testing.assert_allclose(two_way_shares(table), squares / squares.sum())
+    assert np.isnan(two_way_shares(np.ones((3, 3)))).all()
