@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -297,6 +298,8 @@ class NucleusSegmenter:
 
 def _load_stardist(model: str | Path) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # fields of many sizes make it warn of retracing, which is not the caller's to mend
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         from stardist.models import StarDist2D
     except ImportError as error:

@@ -124,9 +124,17 @@ def main() -> None:
     network = StarDistNet()
     losses = train_segmenter(network, store, config)
     save_as_stardist(network, arguments.out, {"prob": 0.5, "nms": 0.4})
-    record = {"device": device, "images": len(store.start), **dataclasses.asdict(config)}
-    tail = {"loss_of_last_100_steps": float(np.mean(losses[-100:]))}
-    write_yaml(json.loads(json.dumps(record | tail)), arguments.out / "training.yaml")
+    # the record beside the shipped weights has these entries too
+    record = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "dsb2018_images": len(store.start) - arguments.fields,
+        "simulated_fields": arguments.fields,
+        "steps": len(losses),
+        "stages": [len(losses)],
+        "loss_history": [float(part.mean()) for part in np.array_split(losses, 60) if len(part)],
+    }
+    everything = dataclasses.asdict(config) | record
+    write_yaml(json.loads(json.dumps(everything)), arguments.out / "training.yaml")
 
 
 if __name__ == "__main__":

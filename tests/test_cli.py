@@ -142,8 +142,8 @@ def test_errors_are_one_line(dataset: Dataset, config: Path, tmp_path: Path) -> 
     refused(call("train", "tiny", "--split", "no", "--config", config), "no.csv")
     refused(call("train", "tiny", "--config", config, "--fusion", "glue"), "paper, film, concat")
     refused(call("evaluate", tmp_path), "no finished run")
-    (tmp_path / "bad.yaml").write_text("model: {widht: 3}\ntraining: {encoder: drawn}\n")
-    refused(call("train", "tiny", "--config", tmp_path / "bad.yaml"), "bad.yaml", "widht")
+    (tmp_path / "bad.yaml").write_text("model: {widthh: 3}\ntraining: {encoder: drawn}\n")
+    refused(call("train", "tiny", "--config", tmp_path / "bad.yaml"), "bad.yaml", "widthh")
     (tmp_path / "bad.yaml").write_text("just words")
     refused(call("train", "tiny", "--config", tmp_path / "bad.yaml"), "bad.yaml")
 
