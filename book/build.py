@@ -33,6 +33,8 @@ NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "book" / "executed"
 BUILD = ROOT / "_build"
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+#: Cells whose code is not what a reader came for: figures, computed prose, imports.
+FOLDED = re.compile(r"^(show|tell|execution_record|use_book_style)\(", re.MULTILINE)
 #: Quiet libraries, so that a page holds results and not logs; progress shows cell by cell.
 QUIET = {"TQDM_DISABLE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -133,6 +135,19 @@ def tidy(notebook: NotebookNode) -> list[str]:
     return log
 
 
+def fold(notebook: NotebookNode) -> None:
+    """Fold solutions, and the code behind figures, prose and imports: one click opens them."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "solution" in tags:
+            cell.metadata["tags"] = sorted({*tags, "hide-cell"})
+            cell.metadata["mystnb"] = {
+                f"code_prompt_{verb.lower()}": f"{verb} the solution" for verb in ("Show", "Hide")
+            }
+        elif cell.cell_type == "code" and FOLDED.search(cell.source) and not tags:
+            cell.metadata["tags"] = ["hide-input"]
+
+
 def fail(path: Path, error: PapermillExecutionError, partial: Path) -> None:
     """Keep the failed execution out of the book, and say what to do."""
     failed = BUILD / "failed" / f"{path.stem}.ipynb"
@@ -168,6 +183,7 @@ def execute(path: Path, profile: dict[str, Any]) -> float:
     notebook = nbformat.read(partial, as_version=4)
     show_used_values(notebook, parameters)
     log = tidy(notebook)
+    fold(notebook)
     (partial.with_suffix(".log")).write_text("".join(log), encoding="utf-8")
     notebook.metadata["deepgps"] = {
         "key": key,

@@ -116,3 +116,21 @@ def test_wrong_names_are_answered_with_the_right_ones(build: ModuleType) -> None
         build.read_profile("laptop")
     with pytest.raises(SystemExit, match="01_one"):
         build.sources("07")
+
+
+def test_code_behind_figures_and_solutions_is_folded(build: ModuleType) -> None:
+    """Figures, prose and solutions fold; parameters, checks and plain code stay open."""
+    cells = [
+        nbformat.v4.new_code_cell(source, metadata={"tags": tags})
+        for source, tags in (
+            ("NUMBER = 1", ["parameters"]),
+            ("fig = draw()\nshow(\n    fig,\n)", []),
+            ("tell('yes')", ["solution"]),
+            ("assert show('x')", ["check"]),
+            ("shown = [1]\nprint(shown)", []),
+        )
+    ]
+    build.fold(nbformat.v4.new_notebook(cells=cells))
+    assert [cell.metadata.get("tags", []) for cell in cells] == [
+        ["parameters"], ["hide-input"], ["hide-cell", "solution"], ["check"], [],
+    ]  # fmt: skip
