@@ -411,7 +411,7 @@ assert per_class.loc["vesicles", "crops a training protein"] < 15
 # 3. **Build.** BUSCA's specificity, .650, is no whole number over 23. Find the nearest possible value,
 #    and look along the row for where .650 may have come from.
 
-# %% tags=["solution", "hide-cell"]
+# %% tags=["solution"]
 # 3. The nearest is 15/23; the row prints .650 once more, as its AUROC.
 busca = table_1.loc["BUSCA"]
 nearest = min(range(negatives + 1), key=lambda k: abs(k / negatives - busca["specificity"]))

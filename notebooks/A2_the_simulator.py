@@ -292,7 +292,7 @@ show(
 #    what does that say about ratios measured in widefield images?
 # 3. **Build.** Draw a category of your own: a protein at the tips of the cell.
 
-# %% tags=["solution", "hide-cell"]
+# %% tags=["solution"]
 # 3. Far from the nucleus and near the border of the cell:
 from deepgps_core.sources._cells import CellGeometry, draw_cells
 

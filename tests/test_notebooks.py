@@ -47,6 +47,21 @@ def test_anatomy(path: Path) -> None:
     assert "execution_record(" in code[-1].source
 
 
+@pytest.mark.parametrize(
+    "profile", sorted((ROOT / "notebooks/profiles").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_profiles_set_parameters_that_exist(profile: Path) -> None:
+    """Each section of a profile names one notebook, and only names of its parameters cell."""
+    for key, section in yaml.safe_load(profile.read_text()).items():
+        if not isinstance(section, dict):
+            assert any(re.search(rf"^{key} = ", path.read_text(), re.MULTILINE) for path in SOURCES)
+            continue
+        (path,) = [path for path in SOURCES if path.stem.split("_")[0] == key]
+        (cell,) = [cell for cell in jupytext.read(path).cells if "parameters" in tags(cell)]
+        for name in section:
+            assert re.search(rf"^{name} = ", cell.source, re.MULTILINE), f"{key}: {name}"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
 def test_figures_only_through_show(path: Path) -> None:
     """No cell shows a figure by itself: each goes through `show`, with caption and alt text."""
