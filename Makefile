@@ -13,7 +13,7 @@ BUILD_BOOK := $(BIN)/jupyter-book build -W -n --keep-going -q
 	@$(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "Python 3.11 to 3.13 is needed; name one: make book PY=python3.12"; exit 1; }
 	$(PY) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[segment,book,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[segment,fetch,web,book,dev]'
 	@touch $@
 
 book: .venv/.installed  ## execute the notebooks that changed (ONLY=06, PROFILE=demo) and build the book
