@@ -93,8 +93,9 @@ class ESM2Encoder:
         ``"cpu"`` or ``"cuda"``; by default CUDA where there is one.
     half_precision : bool
         Compute in bfloat16. Faster on a GPU, equal to 1e-2.
-    batch_tokens : int
-        Tokens in a batch, padding included: bounds memory.
+    batch_tokens : int, optional
+        Tokens in a batch, padding included: bounds memory. By default 1,024 on a CPU, whose caches
+        hold no more, and 16,384 on a GPU.
     progress : bool, optional
         Show a progress bar; by default where output goes to a terminal.
 
@@ -112,7 +113,7 @@ class ESM2Encoder:
         include_ends: bool = False,
         device: str | None = None,
         half_precision: bool = False,
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
         progress: bool | None = None,
     ) -> None:
         if pooling not in POOLINGS:
@@ -121,7 +122,8 @@ class ESM2Encoder:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = load_network(path).to(self.device).eval()
         self.pooling, self.include_ends = pooling, include_ends
-        self.half_precision, self.batch_tokens = half_precision, batch_tokens
+        self.half_precision = half_precision
+        self.batch_tokens = batch_tokens or (1024 if self.device.type == "cpu" else 16_384)
         self.progress = progress
         stem = "embedded" if path == EMBEDDED_WEIGHTS else path.stem
         self.name = stem + (f"+{pooling}" if pooling != "mean" else "") + "+ends" * include_ends

@@ -31,7 +31,7 @@
 PROFILE = "demo"
 SEED = 0
 N_FIELDS = 24  # fields measured
-N_PROTEINS = 50  # proteins a class, for intensity ratios and the test of the nucleus channel
+N_PROTEINS = 40  # proteins a class, for intensity ratios and the test of the nucleus channel
 
 # %%
 import numpy as np

@@ -37,7 +37,6 @@ STEPS = 6  # of training; the shipped model had thousands
 # %%
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,7 +47,7 @@ from skimage.segmentation import find_boundaries
 from stardist.data import test_image_nuclei_2d
 from stardist.matching import matching, matching_dataset
 
-from deepgps_core.dataset import sha256_of
+from deepgps_core.dataset import data_root, sha256_of
 from deepgps_core.plotting import (
     PALETTE,
     draw_image,
@@ -260,7 +259,7 @@ show(
 # says so.
 
 # %%
-folder = Path(os.environ.get("DEEPGPS_REAL_DATA", "")) / "dsb2018" / "test" / "images"
+folder = data_root() / "dsb2018" / "test" / "images"  # StarDist's copy of BBBC038
 if folder.is_dir():
     pairs = []
     for path in sorted(folder.glob("*.tif")):
