@@ -15,7 +15,8 @@ import typer
 import yaml
 from typer.core import TyperGroup
 
-from deepgps_core import __version__
+from deepgps_core import __version__, cli_fetch_more
+from deepgps_core.cli_import import import_images
 from deepgps_core.dataset import Dataset, InputError, data_root
 
 
@@ -42,6 +43,7 @@ app = typer.Typer(
     epilog="Data and runs lie under DEEPGPS_DATA (default ./data). Start with: "
     "deepgps simulate, prepare, embed, split, train, evaluate, predict.",
 )
+app.add_typer(cli_fetch_more.app, name="fetch")
 DatasetArgument = Annotated[
     str, typer.Argument(help="A dataset's name under the data root, or the path of its folder.")
 ]
@@ -103,6 +105,9 @@ def simulate(
     typer.echo(f"{dataset.path}: {len(dataset.fields)} fields ({dataset.info.images} images)")
 
 
+app.command()(import_images)
+
+
 @app.command()
 def prepare(
     dataset: DatasetArgument,
@@ -115,6 +120,10 @@ def prepare(
     ] = "embedded",
     scale: Annotated[float, typer.Option(help="Zoom of the nucleus channel for StarDist.")] = 1.0,
     workers: Annotated[int | None, typer.Option(help="Processes; by default all cores.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Prepare on a Dask cluster: its address, or local to start one here."),
+    ] = None,
 ) -> None:
     """Normalize the fields, find the nuclei with StarDist, and cut crops around them."""
     from deepgps_core.preprocessing import NucleusSegmenter, PreprocessingConfig
@@ -124,8 +133,14 @@ def prepare(
         percentile_low=percentile_low, percentile_high=percentile_high,
         minimum_area_px=minimum_area_px, border_rule=border_rule, scale=scale,  # type: ignore[arg-type]
     )  # fmt: skip
-    segmenter = None if model == "embedded" else NucleusSegmenter(model)
-    prepared = prepare_dataset(_open(dataset), config, segmenter, workers)
+    if scheduler:
+        from deepgps_core.prepare_cluster import cluster_client, prepare_on_cluster
+
+        with cluster_client(scheduler, workers) as client:
+            prepared = prepare_on_cluster(_open(dataset), client, config, model)
+    else:
+        segmenter = None if model == "embedded" else NucleusSegmenter(model)
+        prepared = prepare_dataset(_open(dataset), config, segmenter, workers)
     typer.echo(f"{prepared.path}: {len(prepared.nuclei)} nuclei, {len(prepared.crops)} crops")
 
 

@@ -20,18 +20,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FLOORS = (
     {"dataset"},
     {"homology", "sources"},
-    {"stardist_torch", "segmentation", "cropping", "nuclei", "preprocessing"}
+    {"stardist_torch", "segmentation", "cropping", "nuclei", "preprocessing", "prepare_cluster"}
     | {"segmentation_training", "segmenter_recipe"},
     {"splits"},
     {"esm2", "pretraining", "encoders"},
-    {"structure"},
-    {"unet", "model", "label_head"},
+    {"structure", "structure_io", "coarse_chain", "point_clouds", "pointnet"},
+    {"unet", "model", "label_head", "light_attention"},
     {"crops", "runs", "training", "training_loop"},
     {"generative"},
     {"metrics", "statistics"},
-    {"baselines", "forensics", "trivial"},
+    {"baselines", "forensics", "trivial", "tools", "real_benchmark"},
     {"plotting"},
-    {"evaluation", "predict", "cli"},
+    {"evaluation", "tables", "predict", "cli", "cli_fetch", "cli_fetch_more", "cli_import"},
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 

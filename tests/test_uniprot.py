@@ -1,15 +1,19 @@
-"""Reading FASTA: what is accepted, and one line of explanation for what is not."""
+"""Sequences from FASTA and from UniProt: what is accepted, and one line for what is not."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from fault_server import FaultServer, Handler, fault_server
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deepgps_core.dataset import AMINO_ACIDS, InputError
-from deepgps_core.sources.uniprot import protein_id_of, read_fasta
+from deepgps_core.sources.uniprot import fetch_sequences, protein_id_of, read_fasta
 
 
 def test_wrapped_lower_case_and_stop_sign() -> None:
@@ -79,3 +83,106 @@ def test_missing_and_oversized_files(tmp_path: Path) -> None:
     for wrong in (tmp_path / "none.fasta", tmp_path):
         with pytest.raises(InputError, match="cannot be read"):
             read_fasta(wrong)
+
+
+class Service:
+    """A UniProt that knows a few proteins, on a server of the test."""
+
+    def __init__(self, server: FaultServer) -> None:
+        self.server = server
+        self.url = f"{server.url}/uniprotkb"
+        self.asked: list[list[str]] = []
+        self.batch_status = 200
+        service = self
+
+        class Paths(dict):
+            def get(self, path: str, default: Any = None) -> Any:
+                return service.batch if "/accessions" in path else super().get(path, default)
+
+        server.faults = Paths()
+
+    def batch(self, number: int, handler: Handler) -> None:
+        names = parse_qs(urlsplit(handler.path).query)["accessions"][0].split(",")
+        self.asked.append(names)
+        known = {name: self.server.files.get(f"/uniprotkb/{name}.fasta") for name in names}
+        body = b"".join(text for text in known.values() if text and text.count(b">") == 1)
+        handler.answer(self.batch_status, body, X_UniProt_Release="2026_04")
+
+    def hold(self, accession: str, *records: tuple[str, str]) -> None:
+        text = "".join(f">sp|{name}|X_HUMAN Some\n{sequence}\n" for name, sequence in records)
+        self.server.files[f"/uniprotkb/{accession}.fasta"] = text.encode()
+
+
+@pytest.fixture()
+def service() -> Iterator[Service]:
+    with fault_server() as server:
+        service = Service(server)
+        for i in range(250):
+            service.hold(f"P{i:05d}", (f"P{i:05d}", "M" + "ACDEF"[i % 5] * (i + 1)))
+        service.hold("P12345-2", ("P12345-2", "MKV"))
+        service.hold("Q00001", ("Q99999", "MKL"))  # filed under another accession
+        service.hold("Q00002")  # removed
+        service.hold("Q00003", ("Q00003-1", "MK"), ("Q00003-2", "MKK"))
+        service.hold("Q00004", ("Q11111", "MK"), ("Q22222", "MKK"))
+        yield service
+
+
+def test_batches_and_cache(service: Service, tmp_path: Path) -> None:
+    """Each accession is asked for once, a hundred at a time, and is in the file afterwards."""
+    names, cache = [f"P{i:05d}" for i in range(250)], tmp_path / "x" / "seq.fasta"
+    first = fetch_sequences(names[:230], cache, base_url=service.url)
+    assert [len(batch) for batch in service.asked] == [100, 100, 30] and not first.failed
+    assert first.sequences["P00007"] == "M" + "D" * 8 and first.release == "UniProt 2026_04"
+    assert len(first.sequences) == 230 and read_fasta(cache) == first.sequences
+    second = fetch_sequences(names, cache, base_url=service.url)
+    assert service.asked[3] == names[230:] and list(second.sequences) == names
+    again = fetch_sequences(names, cache, base_url="http://127.0.0.1:9")
+    assert again.sequences == second.sequences and again.release == "UniProt 2026_04"
+
+
+def test_accessions_that_give_no_sequence(service: Service, tmp_path: Path) -> None:
+    """Unknown, removed, ambiguous and malformed accessions are listed with their reason."""
+    asked = ["P00001", "P12345-2", "Q00001", "Q00002", "Q00003", "Q00004", "Q55555", "BRCA1",
+             "P00002;P00003"]  # fmt: skip
+    found = fetch_sequences(asked, tmp_path / "s.fasta", base_url=service.url)
+    assert found.sequences == {"P00001": "MCC", "P12345-2": "MKV", "Q00001": "MKL"}
+    assert found.renamed == {"Q00001": "Q99999"}
+    assert found.failed["Q00002"].startswith("was removed")
+    assert found.failed["Q00003"] == "has several isoforms; name one of Q00003-1, Q00003-2"
+    assert found.failed["Q00004"].startswith("became several entries")
+    assert found.failed["Q55555"].startswith("is unknown to UniProt")
+    assert found.failed["BRCA1"].startswith("is no UniProt accession")
+    assert found.failed["P00002;P00003"].startswith("names several")
+
+
+def test_a_refused_batch_is_asked_one_by_one(service: Service, tmp_path: Path) -> None:
+    """One accession that the service cannot read does not cost the others."""
+    service.batch_status = 400
+    found = fetch_sequences(["P00001", "P00002"], tmp_path / "s.fasta", base_url=service.url)
+    assert len(found.sequences) == 2 and not found.failed
+
+
+def test_interrupted_and_nonsense(service: Service, tmp_path: Path) -> None:
+    """What came before a failure stays; a page of HTML is no sequence."""
+    names, cache = [f"P{i:05d}" for i in range(150)], tmp_path / "s.fasta"
+    good = service.batch
+
+    def dies(number: int, handler: Handler) -> None:
+        if len(service.asked) == 1:
+            return handler.answer(200, b"<html>maintenance</html>")
+        return good(number, handler)
+
+    service.batch = dies  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="answered no FASTA but '<html>"):
+        fetch_sequences(names, cache, base_url=service.url)
+    assert len(read_fasta(cache)) == 100
+    service.batch = good  # type: ignore[method-assign]
+    undisturbed = fetch_sequences(names, tmp_path / "t.fasta", base_url=service.url)
+    assert fetch_sequences(names, cache, base_url=service.url).sequences == undisturbed.sequences
+    assert cache.read_bytes() == (tmp_path / "t.fasta").read_bytes()
+
+
+def test_no_network(tmp_path: Path) -> None:
+    """Without a network it says so, with what works without one."""
+    with pytest.raises(InputError, match="deepgps simulate embedded-demo"):
+        fetch_sequences(["P00001"], tmp_path / "s.fasta", base_url="http://127.0.0.1:9")
