@@ -19,19 +19,25 @@ import torch
 from torch import Tensor
 
 from deepgps_core.dataset import Dataset, InputError
+from deepgps_core.point_clouds import read_point_clouds
 
 #: Crops read from disk at a time.
 _BLOCK = 256
 
 
 class Batch(NamedTuple):
-    """B crops: nuclear and protein image (B, 1, H, W), features (B, D), label and weight (B,)."""
+    """
+    B crops: nuclear and protein image (B, 1, H, W), features (B, D), label and weight (B,).
+
+    For a model of structures, also their point clouds (B, P, 6).
+    """
 
     nuclear_image: Tensor
     protein_image: Tensor
     sequence_features: Tensor
     label: Tensor
     weight: Tensor
+    point_clouds: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class CropDataset:
     labels : Tensor, shape (proteins,), dtype int64
         Class numbers, -1 for proteins without a single label.
     protein_ids, crop_ids : tuple of str
+    point_clouds : Tensor, shape (proteins, P, 6), dtype float32, optional
     """
 
     images: Tensor
@@ -57,6 +64,7 @@ class CropDataset:
     labels: Tensor
     protein_ids: tuple[str, ...]
     crop_ids: tuple[str, ...]
+    point_clouds: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,8 +86,10 @@ class CropDataset:
 
     def to(self, device: torch.device | str) -> CropDataset:
         """Move the tensors to a device."""
-        names = ("images", "protein_index", "features", "labels")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        names = ("images", "protein_index", "features", "labels", "point_clouds")
+        tensors = {name: getattr(self, name) for name in names}
+        moved = {name: t.to(device) for name, t in tensors.items() if t is not None}
+        return replace(self, **moved)
 
     def crop_counts(self) -> Tensor:
         """Count the crops of each protein, (proteins,)."""
@@ -91,7 +101,7 @@ class CropDataset:
         proteins = self.protein_index[rows]
         return Batch(
             images[:, :1], images[:, 1:], self.features[proteins], self.labels[proteins],
-            weight[proteins],
+            weight[proteins], None if self.point_clouds is None else self.point_clouds[proteins],
         )  # fmt: skip
 
 
@@ -148,6 +158,13 @@ def _read_images(dataset: Dataset, rows: np.ndarray, crop_size_px: int) -> np.nd
     return images
 
 
+def _read_clouds(dataset: Dataset, structures: str, protein_ids: Sequence[str]) -> Tensor | None:
+    """Read the point clouds of some proteins, if a name of them is given."""
+    if not structures:
+        return None
+    return torch.from_numpy(read_point_clouds(dataset, structures, protein_ids))
+
+
 def load_crops(
     dataset: Dataset,
     protein_ids: Sequence[str],
@@ -155,6 +172,7 @@ def load_crops(
     encoder: str,
     labels: Sequence[str],
     crop_size_px: int = 208,
+    structures: str = "",
 ) -> CropDataset:
     """
     Load the crops of some proteins, with their sequence vectors and labels.
@@ -171,6 +189,8 @@ def load_crops(
         The classes, in the order of the model's outputs.
     crop_size_px : int
         Side to which the crops are averaged down; a divisor of theirs.
+    structures : str
+        Name under which the dataset keeps the proteins' point clouds, for a model of them.
 
     Raises
     ------
@@ -202,14 +222,16 @@ def load_crops(
         labels=label_numbers(chosen, labels, str(dataset.path / "proteins.csv")),
         protein_ids=tuple(protein_ids),
         crop_ids=tuple(used["crop_id"]),
+        point_clouds=_read_clouds(dataset, structures, protein_ids),
     )
 
 
-def data_fingerprint(dataset: Dataset, split: pd.Series, encoder: str) -> str:
+def data_fingerprint(dataset: Dataset, split: pd.Series, encoder: str, structures: str = "") -> str:
     """
     Return 16 hexadecimal digits that change with what a model would be trained on.
 
-    Covers the split, labels, sequence vectors, crop table and a sample of the crops' pixels.
+    Covers the split, labels, sequence vectors, point clouds (if any are named), crop table and a
+    sample of the crops' pixels.
     """
     digest = hashlib.sha256(dataset.info.config_hash.encode())
     digest.update(split.sort_index().to_csv().encode())
@@ -217,6 +239,8 @@ def data_fingerprint(dataset: Dataset, split: pd.Series, encoder: str) -> str:
     vectors = dataset.features(encoder)
     for name in sorted(set(split.index) & set(vectors)):
         digest.update(vectors[name].tobytes())
+    if structures:
+        digest.update(read_point_clouds(dataset, structures, sorted(split.index)).tobytes())
     digest.update(dataset.crops.to_csv(index=False).encode())
     for row in (0, -1) if len(dataset.crops) else ():
         digest.update(np.asarray(dataset.crop_images[row]).tobytes())

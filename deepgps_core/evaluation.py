@@ -230,7 +230,7 @@ def evaluate(
     split = dataset.split(run.split_name)
     load = partial(
         load_crops, dataset, encoder=run.training_config.encoder, labels=run.labels,
-        crop_size_px=run.model_config.crop_size_px,
+        crop_size_px=run.model_config.crop_size_px, structures=run.training_config.structures,
     )  # fmt: skip
     crops = load(chosen)
     if not len(crops):

@@ -5,7 +5,8 @@ The whole network stands here and in `deepgps_core.unet`. The defaults of `DeepG
 published model (paper, Methods, "Feature representation of the protein primary sequence" and
 "Image generation by deepGPS"); what the paper leaves open (ReLU after the projection, widths
 512 and 256 in the label head, batch normalization, sigmoid) follows its released code. Layers
-which that code declares but never calls are left out. Structure is not part of this module.
+which that code declares but never calls are left out. Structures enter as point clouds
+(`deepgps_core.pointnet`) in two of the paper's three variants (Fig. 3b), chosen by `inputs`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepgps_core.dataset import InputError
+from deepgps_core.pointnet import PointNet
 from deepgps_core.unet import Decoder, Encoder, check_image_size, initialize_convolutions
 
 
@@ -46,6 +48,11 @@ class DeepGPSConfig:
         "cross_entropy", or "published": the released code's softmax before it.
     image_loss : str
         "l1" as published, "mse" or "bce".
+    inputs : str
+        What is known of the protein beside the nucleus: "sequence", "structure" or "both", the
+        two as two keys of the attention.
+    structure_width : int
+        Channels of PointNet's first layer.
     """
 
     sequence_dim: int = 1280
@@ -57,6 +64,8 @@ class DeepGPSConfig:
     fusion: str = "paper"
     label_loss: str = "cross_entropy"
     image_loss: str = "l1"
+    inputs: str = "sequence"
+    structure_width: int = 64
 
     def __post_init__(self) -> None:
         for name in ("sequence_dim", "hidden_dim", "width", "depth", "n_classes"):
@@ -69,6 +78,10 @@ class DeepGPSConfig:
                     f"model: {name} {getattr(self, name)!r} is unknown; choose one of {choices}."
                 )
         check_image_size(self.crop_size_px, self.crop_size_px, self.depth)
+        if self.inputs == "both" and self.fusion != "paper":
+            raise InputError(
+                f"model: fusion {self.fusion!r} takes one vector, not two; set fusion='paper'."
+            )
 
     @property
     def bottleneck_dim(self) -> int:
@@ -77,10 +90,15 @@ class DeepGPSConfig:
 
 
 class Prediction(NamedTuple):
-    """What the network says of a batch: image (B, 1, H, W) in [0, 1], logits (B, K)."""
+    """
+    What the network says of a batch: image (B, 1, H, W) in [0, 1], logits (B, K).
+
+    With a structure also PointNet's feature transform, for its penalty.
+    """
 
     image: Tensor
     logits: Tensor
+    structure_transform: Tensor | None = None
 
 
 class Fusion(nn.Module):
@@ -121,7 +139,8 @@ class PaperFusion(Fusion):
 
     def fuse_bottleneck(self, features: Tensor, sequence: Tensor) -> Tensor:
         queries = features.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, H * W, C)
-        key = sequence.unsqueeze(1)  # (B, hidden) -> (B, 1, hidden)
+        # (B, hidden) -> (B, 1, hidden); sequence and structure together are two keys already
+        key = sequence.unsqueeze(1) if sequence.dim() == 2 else sequence
         fused, _ = self.attention(queries, key, key)
         return fused.transpose(1, 2).reshape(features.shape)  # -> (B, C, H, W)
 
@@ -181,6 +200,7 @@ _CHOICES: dict[str, Callable[[], list[str]]] = {
     "fusion": lambda: list(FUSIONS),
     "label_loss": lambda: list(LABEL_LOSSES),
     "image_loss": lambda: list(IMAGE_LOSSES),
+    "inputs": lambda: ["sequence", "structure", "both"],
 }
 
 
@@ -200,7 +220,11 @@ class SequenceHead(nn.Module):
         hidden = config.hidden_dim
         self.register_buffer("feature_mean", torch.zeros(config.sequence_dim))
         self.register_buffer("feature_scale", torch.ones(config.sequence_dim))
-        self.linear = nn.Linear(config.sequence_dim, hidden)
+        self.linear = (
+            nn.Identity()
+            if config.inputs == "structure"
+            else nn.Linear(config.sequence_dim, hidden)
+        )
         self.classify = nn.Sequential(
             nn.Linear(hidden, hidden // 2),
             nn.ReLU(),
@@ -223,13 +247,46 @@ class DeepGPS(nn.Module):
         super().__init__()
         self.config = config
         self.head = SequenceHead(config)
+        self.structure = (
+            None if config.inputs == "sequence"
+            else PointNet(config.hidden_dim, config.structure_width)
+        )  # fmt: skip
         self.encoder = Encoder(config.width, config.depth)
         self.fusion = FUSIONS[config.fusion](config)
         self.decoder = Decoder(config.width, config.depth)
         initialize_convolutions(self.encoder)
         initialize_convolutions(self.decoder)
 
-    def forward(self, nuclear_image: Tensor, sequence_features: Tensor) -> Prediction:
+    def describe(
+        self, sequence_features: Tensor, point_clouds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """
+        Say what is known of proteins before any image is seen.
+
+        Returns
+        -------
+        hidden : Tensor, shape (B, hidden_dim); with ``inputs="both"`` (B, 2, hidden_dim)
+        logits : Tensor, shape (B, K)
+            With both inputs, the mean of what the label head says of each: the paper does not
+            tell how they are joined.
+        structure_transform : Tensor or None
+        """
+        if self.structure is None:
+            return (*self.head(sequence_features), None)
+        if point_clouds is None:
+            raise InputError(
+                f"this model was trained on inputs={self.config.inputs!r} and needs the proteins' "
+                "point clouds; give them, or use a model of sequences."
+            )
+        vector, transform = self.structure(point_clouds)
+        if self.config.inputs == "structure":
+            return vector, self.head.classify(vector), transform
+        hidden = torch.stack([vector, self.head(sequence_features)[0]], dim=1)
+        return hidden, self.head.classify(hidden).mean(dim=1), transform
+
+    def forward(
+        self, nuclear_image: Tensor, sequence_features: Tensor, point_clouds: Tensor | None = None
+    ) -> Prediction:
         """
         Predict protein images and label logits.
 
@@ -239,6 +296,8 @@ class DeepGPS(nn.Module):
             Intensities in [0, 1]; H and W multiples of ``2**depth``.
         sequence_features : Tensor, shape (B, D), dtype float
             One vector a protein.
+        point_clouds : Tensor, shape (B, P, 6), dtype float, optional
+            Of the structures, for a model that takes them.
 
         Returns
         -------
@@ -248,14 +307,14 @@ class DeepGPS(nn.Module):
         Raises
         ------
         InputError
-            If an image's side is not divisible by ``2**depth``.
+            If an image's side is not divisible by ``2**depth``, or point clouds are missing.
         """
         check_image_size(nuclear_image.shape[2], nuclear_image.shape[3], self.config.depth)
-        sequence, logits = self.head(sequence_features)
+        sequence, logits, transform = self.describe(sequence_features, point_clouds)
         *skips, coarsest = self.encoder(nuclear_image)
         bottleneck = self.fusion.fuse_bottleneck(coarsest, sequence)
         skips = [self.fusion.fuse_skip(s, sequence, level) for level, s in enumerate(skips)]
-        return Prediction(self.decoder(bottleneck, skips), logits)
+        return Prediction(self.decoder(bottleneck, skips), logits, transform)
 
 
 def losses(

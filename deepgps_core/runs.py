@@ -47,6 +47,10 @@ class TrainingConfig:
     weight_decay : float
     label_weight : float
         Weight of the label loss beside the image loss.
+    structures : str
+        Name of the dataset's point clouds, for a model whose inputs include structures.
+    orthogonality_weight : float
+        Weight of PointNet's penalty on its feature transform; not in the published loss.
     select_by : str
         Whose validation minimum names the weights that are kept: "loss" (both, weighted) or
         "image_loss". Labels of a few hundred proteins are soon overfitted, images are not.
@@ -85,6 +89,8 @@ class TrainingConfig:
     channels_last: bool = True
     compile: bool = False
     devices: int = 1
+    structures: str = ""
+    orthogonality_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "devices"):

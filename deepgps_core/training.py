@@ -35,6 +35,12 @@ from deepgps_core.training_loop import DeepGPSModule, Recorder, train_network
 __all__ = ["Run", "TrainingConfig", "fit", "load_run", "predict_crops", "predict_labels"]
 
 
+def _default_name(model: DeepGPSConfig) -> str:
+    """Name a model as the paper does, with its inputs where they are not the sequence."""
+    name = f"single-{model.n_classes}"
+    return name if model.inputs == "sequence" else f"{name}-{model.inputs}"
+
+
 def _plan(
     dataset: Dataset,
     split_name: str,
@@ -50,6 +56,11 @@ def _plan(
             f"{dataset.path / 'dataset.yaml'}: its labels are {', '.join(dataset.info.labels)}; "
             f"the model asks for {model.n_classes}: {', '.join(labels)}; name the classes it has."
         )
+    if bool(training.structures) != (model.inputs != "sequence"):
+        raise InputError(
+            f"training: the model's inputs are {model.inputs!r}, its point clouds "
+            f"{training.structures!r}; name some for a model that takes them, and only then."
+        )
     split = dataset.split(split_name)
     for part in ("train", "validation"):
         if part not in set(split):
@@ -57,7 +68,7 @@ def _plan(
                 f"{dataset.path / 'splits' / split_name}.csv: no {part} proteins; split again."
             )
     training = dataclasses.replace(
-        training, labels=tuple(labels), name=training.name or f"single-{model.n_classes}"
+        training, labels=tuple(labels), name=training.name or _default_name(model)
     )
     full_size = dataset.crop_images.shape[-1]
     return Run(
@@ -68,7 +79,7 @@ def _plan(
         images=dataset.info.images,
         field_pixel_size_um=dataset.info.pixel_size_um,
         pixel_size_um=dataset.info.pixel_size_um * full_size / model.crop_size_px,
-        data=data_fingerprint(dataset, split, training.encoder),
+        data=data_fingerprint(dataset, split, training.encoder, training.structures),
         model_config=model, training_config=training,
     )  # fmt: skip
 
@@ -117,7 +128,7 @@ def predict_crops(
     weight = torch.ones(len(crops.protein_ids), device=crops.images.device)
     for rows in torch.arange(len(crops), device=crops.images.device).split(batch_size):
         batch = crops.batch(rows, weight)
-        yield batch, model(batch.nuclear_image, batch.sequence_features)
+        yield batch, model(batch.nuclear_image, batch.sequence_features, batch.point_clouds)
 
 
 def _crop_losses(model: DeepGPS, crops: CropDataset, part_of: pd.Series) -> pd.DataFrame:
@@ -140,15 +151,19 @@ def _crop_losses(model: DeepGPS, crops: CropDataset, part_of: pd.Series) -> pd.D
 @torch.inference_mode()
 def predict_labels(model: DeepGPS, crops: CropDataset, labels: tuple[str, ...]) -> pd.DataFrame:
     """
-    Predict the label of every protein; the head reads the sequence alone, so once each.
+    Predict the label of every protein; no image is needed for it, so once each.
 
     Returns
     -------
     proteins : DataFrame
         Columns protein_id, label, predicted_label, ``p_<label>``, n_crops.
     """
-    features = crops.features.to(next(model.parameters()).device)
-    probability = model.head(features)[1].softmax(dim=1).cpu()
+    device = next(model.parameters()).device
+    logits = []
+    for rows in torch.arange(len(crops.protein_ids)).split(64):
+        clouds = None if crops.point_clouds is None else crops.point_clouds[rows].to(device)
+        logits.append(model.describe(crops.features[rows].to(device), clouds)[1])
+    probability = torch.cat(logits).softmax(dim=1).cpu()
     columns = {f"p_{name}": probability[:, k].numpy() for k, name in enumerate(labels)}
     return pd.DataFrame(
         {
@@ -231,7 +246,7 @@ def fit(
     split = dataset.split(split_name)
     crops = load_crops(
         dataset, list(split.index), encoder=config.encoder, labels=plan.labels,
-        crop_size_px=plan.model_config.crop_size_px,
+        crop_size_px=plan.model_config.crop_size_px, structures=config.structures,
     )  # fmt: skip
     parts = {name: list(split.index[split == name]) for name in ("train", "validation", "test")}
     for name in ("train", "validation"):

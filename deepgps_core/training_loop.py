@@ -25,6 +25,7 @@ from tqdm import tqdm
 from deepgps_core.crops import Batch, CropDataset, CropLoader
 from deepgps_core.dataset import InputError
 from deepgps_core.model import DeepGPS, losses
+from deepgps_core.pointnet import orthogonality_penalty
 from deepgps_core.runs import TrainingConfig, save_weights
 
 
@@ -86,8 +87,8 @@ class DeepGPSModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._sums["validation"] = torch.zeros(4, device=self.device)
 
-    def _losses(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
-        prediction = self.model(batch.nuclear_image, batch.sequence_features)
+    def _losses(self, batch: Batch, part: str) -> tuple[Tensor, Tensor, Tensor]:
+        prediction = self.model(batch.nuclear_image, batch.sequence_features, batch.point_clouds)
         image_loss, label_loss = losses(
             prediction, batch.protein_image, batch.label, self.model.config
         )
@@ -99,11 +100,18 @@ class DeepGPSModule(pl.LightningModule):
         # validation counts proteins, training counts crops
         weight = batch.weight if part == "validation" else torch.ones_like(batch.weight)
         self._sums[part] += (one_row.detach() * weight).sum(dim=1)
-        return image_loss.mean(), label_loss.sum() / labelled.sum().clamp(min=1)
+        label_mean = label_loss.sum() / labelled.sum().clamp(min=1)
+        return image_loss.mean(), label_mean, self._penalty(prediction.structure_transform)
+
+    def _penalty(self, transform: Tensor | None) -> Tensor:
+        """Weigh the penalty on PointNet's transform; 0 without structures, and as published."""
+        if transform is None or not self.config.orthogonality_weight:
+            return torch.zeros((), device=self.device)
+        return self.config.orthogonality_weight * orthogonality_penalty(transform.float())
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        image_loss, label_loss = self._losses(batch, "train")
-        return image_loss + self.config.label_weight * label_loss
+        image_loss, label_loss, penalty = self._losses(batch, "train")
+        return image_loss + self.config.label_weight * label_loss + penalty
 
     def validation_step(self, batch: Batch, _: int) -> None:
         self._losses(batch, "validation")
