@@ -325,7 +325,7 @@ apart = np.linalg.norm(both[0][1:] - both[0][:-1], axis=1).mean()
 print(f"2. shuffling moves a vector by {moved:.2f}; two proteins are {apart:.2f} apart")
 
 # %% [markdown]
-# Next: [06 · single-2 and the cross assay](06_single2_and_the_cross_assay).
+# Next: [05 · structure point clouds](05_structure_point_clouds).
 
 # %%
 execution_record(PROFILE, SEED)

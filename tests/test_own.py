@@ -150,7 +150,7 @@ def test_bad_images_are_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
                             strict=True):  # fmt: skip
         assert words in cause and "\n" not in cause
     (images / "plate1_3.tif").unlink()
-    with pytest.raises(InputError, match="no image of 4 can be used; the first:"):
+    with pytest.raises(InputError, match="none of 4 images can be used; the first:"):
         import_images(images, table, tmp_path / "e", OWN)
 
 

@@ -29,7 +29,7 @@ FLOORS = (
     {"crops", "runs", "training", "training_loop"},
     {"generative"},
     {"metrics", "statistics"},
-    {"baselines", "forensics", "trivial", "tools", "real_benchmark"},
+    {"baselines", "forensics", "trivial", "tools", "real_benchmark", "image_metrics"},
     {"plotting"},
     {"evaluation", "tables", "predict", "cli", "cli_fetch", "cli_fetch_more", "cli_import"},
 )
