@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from deepgps_core.crops import CropDataset
 
@@ -97,4 +98,80 @@ def trivial_images(
         "class mean, shuffled": classes[shuffled_label],
         "class mean, predicted": classes[predicted_label],
         "class mean, true": classes[true_label],
+    }
+
+
+def flat_masks(
+    training: CropDataset,
+    training_masks: np.ndarray,
+    masks: np.ndarray,
+    labels: np.ndarray,
+) -> np.ndarray:
+    """
+    Paint the nucleus and what is around it in the class's mean grays: PUPS's trivial prediction.
+
+    Parameters
+    ----------
+    training : CropDataset
+        Of training proteins alone.
+    training_masks : ndarray, shape (T, H, W), dtype bool
+        Nuclei of its crops.
+    masks : ndarray, shape (N, H, W), dtype bool
+        Nuclei to paint.
+    labels : ndarray, shape (N,), dtype int
+        Class number of each.
+
+    Returns
+    -------
+    images : ndarray, shape (N, H, W), dtype float32
+    """
+    images = training.images[:, 1].numpy() / np.float32(255)
+    classes = training.labels[training.protein_index].numpy()
+    out = np.empty(masks.shape, dtype=np.float32)
+    for k in np.unique(labels):
+        of_class, nuclei = images[classes == k], training_masks[classes == k]
+        grays = of_class[~nuclei].mean(), of_class[nuclei].mean()
+        rows = labels == k
+        out[rows] = np.where(masks[rows], grays[1], grays[0])
+    return out
+
+
+def borrowed_images(
+    crops: CropDataset, training: CropDataset, labels: np.ndarray, *, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """
+    Take images of other proteins for these crops, and the nucleus image blurred.
+
+    Parameters
+    ----------
+    crops, training : CropDataset
+        To be predicted; of training proteins alone.
+    labels : ndarray, shape (N,), dtype int
+        Predicted class of each crop.
+    seed : int
+        Of the crops drawn.
+
+    Returns
+    -------
+    images : dict of str to ndarray, shape (N, H, W), dtype float32
+        "nucleus blurred" (Gaussian, a twentieth of the side), "nearest protein" (a random crop
+        of the training protein with the most similar sequence vector, by cosine) and "same
+        class" (a random training crop of the predicted class).
+    """
+    generator = np.random.default_rng(seed)
+    owner = training.protein_index.numpy()
+    imaged = np.unique(owner)
+    vectors = [x.features / x.features.norm(dim=1, keepdim=True) for x in (crops, training)]
+    nearest = imaged[(vectors[0] @ vectors[1][imaged].T).argmax(dim=1).numpy()]
+    classes = training.labels.numpy()[owner]
+    proteins = crops.protein_index.numpy()
+    near = [generator.choice(np.flatnonzero(owner == nearest[p])) for p in proteins]
+    same = [generator.choice(np.flatnonzero(classes == k)) for k in labels]
+    pictures = training.images[:, 1].numpy()
+    nuclei = crops.images[:, 0].numpy() / np.float32(255)
+    sigma = nuclei.shape[-1] / 20
+    return {
+        "nucleus blurred": ndimage.gaussian_filter(nuclei, (0, sigma, sigma)),
+        "nearest protein": pictures[near] / np.float32(255),
+        "same class": pictures[same] / np.float32(255),
     }

@@ -381,8 +381,8 @@ tell(
 #
 # - Three right answers exclude hardly anything, and one of the paper's three is in the database that
 #   it trained on.
-# - With a rule and a thousand proteins, the score from inside carries over, and is known ten times
-#   better.
+# - With a rule and a thousand proteins, the score from inside carries over, and is known several
+#   times better.
 # - Probabilities belong to a mix of classes; elsewhere they must be shifted.
 #
 # ### Exercises
