@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from deepgps_core.dataset import InputError, config_hash, sha256_of
+from deepgps_core.dataset import InputError, config_hash, data_root, sha256_of
 
 #: The model that ships with the package.
 EMBEDDED_MODEL = Path(__file__).parent / "data" / "stardist_nuclei"
@@ -233,7 +233,8 @@ class NucleusSegmenter:
     Parameters
     ----------
     model : str or Path
-        "embedded", a published name ("2D_versatile_fluo"), or a folder that StarDist saved.
+        "embedded", a published name ("2D_versatile_fluo"; what `deepgps fetch stardist` brought
+        is used, else StarDist downloads it), or a folder that StarDist saved.
     probability_threshold, nms_threshold : float, optional
         In place of the thresholds stored with the model.
     scale : float
@@ -308,16 +309,17 @@ def _load_stardist(model: str | Path) -> Any:
             "or bring nuclei.csv, nuclei.npz and nuclei.yaml from a machine that has them."
         ) from None
     with contextlib.redirect_stdout(io.StringIO()):  # StarDist reports thresholds by printing
-        if str(model) not in PUBLISHED_MODELS:
-            folder = model_folder(model).resolve()
-            return StarDist2D(None, name=folder.name, basedir=str(folder.parent))
+        fetched = data_root() / "weights" / str(model)  # where `deepgps fetch stardist` puts it
+        if str(model) not in PUBLISHED_MODELS or (fetched / "config.json").exists():
+            folder = fetched if str(model) in PUBLISHED_MODELS else model_folder(model)
+            return StarDist2D(None, name=folder.name, basedir=str(folder.resolve().parent))
         try:
             return StarDist2D.from_pretrained(str(model))
         except Exception as error:  # whatever a download can fail with
             reason = " ".join(str(error).split())[:120]
             raise InputError(
-                f"{model}: the published model could not be fetched ({reason}); "
-                "use model='embedded', which needs no network."
+                f"{model}: the published model could not be fetched ({reason}); bring it with "
+                "`deepgps fetch stardist`, or use model='embedded', which needs no network."
             ) from None
 
 

@@ -144,16 +144,19 @@ def test_stardist_is_unpacked_for_the_segmenter(web: Web, data_root: Path) -> No
 
 
 @pytest.mark.slow
-def test_unpacked_model_segments(tmp_path: Path) -> None:
-    """A fetched folder finds the same nuclei as the model it was packed from."""
-    packed = tmp_path / "m.zip"
+def test_unpacked_model_segments(data_root: Path) -> None:
+    """A fetched folder finds the same nuclei as what was packed, by path and by its name."""
+    packed = data_root / "m.zip"
+    packed.parent.mkdir(parents=True, exist_ok=True)
     packed.write_bytes(archive(model_archive()))
-    folder = weights.unpack_model(packed, tmp_path / "model")
+    folder = weights.unpack_model(packed, data_root / "weights" / "2D_versatile_fluo")
     y, x = np.mgrid[:256, :256]
     image = (np.hypot(y - 128, x - 128) < 35).astype(np.float32)
-    found, expected = NucleusSegmenter(folder)(image), NucleusSegmenter()(image)
-    assert len(found) == len(expected) == 1
-    np.testing.assert_array_equal(found.radii, expected.radii)
+    expected = NucleusSegmenter()(image)
+    for model in (folder, "2D_versatile_fluo"):
+        found = NucleusSegmenter(model)(image)
+        assert len(found) == len(expected) == 1
+        np.testing.assert_array_equal(found.radii, expected.radii)
 
 
 @pytest.mark.parametrize(
