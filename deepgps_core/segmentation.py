@@ -15,7 +15,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -257,7 +257,7 @@ class NucleusSegmenter:
         self.probability_threshold = probability_threshold
         self.nms_threshold = nms_threshold
         self.scale = scale
-        self._model = _load_stardist(model)
+        self._find = _load_stardist(model)
 
     def __call__(self, nuclear_image: np.ndarray) -> Nuclei:
         """
@@ -280,15 +280,11 @@ class NucleusSegmenter:
         """
         if nuclear_image.ndim != 2:
             raise ValueError(f"one channel (H, W) is needed, got shape {nuclear_image.shape}")
-        _, found = self._model.predict_instances(
+        found = self._find(
             nuclear_image,
-            axes="YX",
             prob_thresh=self.probability_threshold,
             nms_thresh=self.nms_threshold,
             scale=None if self.scale == 1.0 else self.scale,
-            return_labels=False,
-            show_tile_progress=False,
-            predict_kwargs={"b": 0},  # also nuclei whose middle lies on the border
         )
         points = np.asarray(found["points"], dtype=np.float32).reshape(-1, 2)
         corners = np.asarray(found["coord"]).reshape(-1, 2, N_RAYS)
@@ -297,30 +293,62 @@ class NucleusSegmenter:
         return measured_nuclei(points, radii, probability, nuclear_image.shape)
 
 
-def _load_stardist(model: str | Path) -> Any:
+def _load_stardist(model: str | Path) -> Callable[..., Mapping[str, Any]]:
+    """Return what finds objects: StarDist itself, or its twin where TensorFlow is missing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # fields of many sizes make it warn of retracing, which is not the caller's to mend
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    fetched = data_root() / "weights" / str(model)  # where `deepgps fetch stardist` puts it
+    published = str(model) in PUBLISHED_MODELS
+    folder = fetched if published else model_folder(model)
     try:
         from stardist.models import StarDist2D
+    except RuntimeError:  # StarDist's way of saying that TensorFlow is missing
+        return _load_twin(folder, model)
     except ImportError as error:
         raise InputError(
-            f"segmentation needs StarDist and TensorFlow ({error}); install deepgps-core[segment], "
-            "or bring nuclei.csv, nuclei.npz and nuclei.yaml from a machine that has them."
+            f"segmentation needs StarDist ({error}); install deepgps-core[segment], "
+            "or bring nuclei.csv, nuclei.npz and nuclei.yaml from a machine that has it."
         ) from None
     with contextlib.redirect_stdout(io.StringIO()):  # StarDist reports thresholds by printing
-        fetched = data_root() / "weights" / str(model)  # where `deepgps fetch stardist` puts it
-        if str(model) not in PUBLISHED_MODELS or (fetched / "config.json").exists():
-            folder = fetched if str(model) in PUBLISHED_MODELS else model_folder(model)
-            return StarDist2D(None, name=folder.name, basedir=str(folder.resolve().parent))
-        try:
-            return StarDist2D.from_pretrained(str(model))
-        except Exception as error:  # whatever a download can fail with
-            reason = " ".join(str(error).split())[:120]
-            raise InputError(
-                f"{model}: the published model could not be fetched ({reason}); bring it with "
-                "`deepgps fetch stardist`, or use model='embedded', which needs no network."
-            ) from None
+        if (folder / "config.json").exists():
+            found = StarDist2D(None, name=folder.name, basedir=str(folder.resolve().parent))
+        else:
+            found = _download_stardist(StarDist2D, str(model))
+
+    def find(image: np.ndarray, **thresholds: Any) -> Mapping[str, Any]:
+        return found.predict_instances(
+            image,
+            axes="YX",
+            return_labels=False,
+            show_tile_progress=False,
+            predict_kwargs={"b": 0},  # also nuclei whose middle lies on the border
+            **thresholds,
+        )[1]
+
+    return find
+
+
+def _load_twin(folder: Path, model: str | Path) -> Callable[..., Mapping[str, Any]]:
+    from deepgps_core.stardist_torch import TorchStarDist
+
+    if not (folder / "config.json").exists():
+        raise InputError(
+            f"{model}: StarDist downloads it with TensorFlow, which is missing; bring it with "
+            "`deepgps fetch stardist`, or use model='embedded'."
+        )
+    return TorchStarDist(folder).predict_instances
+
+
+def _download_stardist(kind: Any, model: str) -> Any:
+    try:
+        return kind.from_pretrained(model)
+    except Exception as error:  # whatever a download can fail with
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{model}: the published model could not be fetched ({reason}); bring it with "
+            "`deepgps fetch stardist`, or use model='embedded', which needs no network."
+        ) from None
 
 
 def model_thresholds(model: str | Path = "embedded") -> dict[str, float]:

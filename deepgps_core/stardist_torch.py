@@ -203,6 +203,65 @@ def load_network(folder: Path | str) -> StarDistNet:
     return network.eval()
 
 
+class TorchStarDist:
+    """
+    From a normalized image to outlines, as ``StarDist2D.predict_instances`` goes, without Keras.
+
+    Thresholding, suppression of overlapping candidates and geometry are StarDist's own code.
+
+    Parameters
+    ----------
+    folder : Path or str
+        A StarDist model folder.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network = load_network(folder).to(self.device)
+        self.thresholds = json.loads((Path(folder) / "thresholds.json").read_text())
+
+    @torch.inference_mode()
+    def predict_instances(
+        self,
+        image: np.ndarray,
+        prob_thresh: float | None = None,
+        nms_thresh: float | None = None,
+        scale: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """
+        Find objects in an image (H, W), float32.
+
+        Returns
+        -------
+        found : dict of str to ndarray
+            points (n, 2), prob (n,) and coord (n, 2, n_rays), in pixels of `image`.
+        """
+        from scipy.ndimage import zoom
+        from stardist import dist_to_coord
+        from stardist.nms import non_maximum_suppression_sparse
+
+        scaled = image if scale is None else zoom(image, scale, order=1)
+        grid = 2**self.network.n_poolings
+        step = grid * 2**self.network.n_depth
+        padded = np.pad(scaled, [(0, -side % step) for side in scaled.shape], mode="reflect")
+        batch = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[None, None]
+        logits, distances = self.network(batch.to(self.device))
+        probability = logits[0, 0].sigmoid().cpu().numpy()
+        radii = distances[0].movedim(0, -1).clamp(min=1e-3).cpu().numpy()
+        threshold = self.thresholds["prob"] if prob_thresh is None else prob_thresh
+        chosen = probability > threshold
+        points = np.argwhere(chosen) * grid
+        inside = (points < scaled.shape).all(axis=1)  # not in what was padded
+        points, kept, distance, _ = non_maximum_suppression_sparse(
+            radii[chosen][inside], probability[chosen][inside], points[inside],
+            nms_thresh=self.thresholds["nms"] if nms_thresh is None else nms_thresh,
+        )  # fmt: skip
+        back = 1.0 if scale is None else 1.0 / scale
+        points = points * back
+        coord = dist_to_coord(distance, points, scale_dist=(back, back))
+        return {"points": points, "prob": kept, "coord": coord}
+
+
 def save_as_stardist(
     network: StarDistNet, folder: Path | str, thresholds: Mapping[str, float]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import tifffile
 import torch
 from skimage.draw import ellipse
 
+from deepgps_core import segmentation
 from deepgps_core.cropping import PreprocessingConfig, normalize_field
 from deepgps_core.dataset import InputError
 from deepgps_core.segmentation import (
@@ -24,7 +26,13 @@ from deepgps_core.segmentation import (
     segmentation_score,
     segmenter_identity,
 )
-from deepgps_core.stardist_torch import StarDistNet, load_network, read_keras_h5, save_as_stardist
+from deepgps_core.stardist_torch import (
+    StarDistNet,
+    TorchStarDist,
+    load_network,
+    read_keras_h5,
+    save_as_stardist,
+)
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +190,45 @@ def test_identity_tells_models_apart(tmp_path: Path) -> None:
     assert segmenter_identity("2D_versatile_fluo") == "2D_versatile_fluo"
 
 
-def test_without_tensorflow_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without TensorFlow is told to bring the nuclei."""
+def test_without_stardist_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without StarDist is told to bring the nuclei."""
     monkeypatch.setitem(sys.modules, "stardist.models", None)
     with pytest.raises(InputError, match=r"deepgps-core\[segment\].*nuclei\.npz"):
         NucleusSegmenter("embedded")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_without_tensorflow_the_twin_finds_the_same_nuclei(
+    segmenter: NucleusSegmenter, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    """Points, probabilities and radii are those of StarDist itself, sides of any length."""
+    image = draw_scene()[0][:390, :371]
+    expected = NucleusSegmenter("embedded", scale=scale)(image)
+
+    twin = TorchStarDist(EMBEDDED_MODEL).predict_instances
+    monkeypatch.setattr(segmentation, "_load_stardist", lambda _: twin)
+    found = NucleusSegmenter("embedded", scale=scale)(image)
+    assert len(found) == len(expected) >= 12
+    np.testing.assert_allclose(found.y_px, expected.y_px)
+    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-4)
+    np.testing.assert_allclose(found.radii, expected.radii, atol=1e-2)
+
+
+def test_tensorflow_is_not_needed() -> None:
+    """In a process where TensorFlow cannot be imported, a disc is found all the same."""
+    code = """
+import sys
+for name in ("tensorflow", "keras"):
+    sys.modules[name] = None
+import numpy as np
+from deepgps_core.segmentation import NucleusSegmenter
+y, x = np.mgrid[:256, :256]
+found = NucleusSegmenter()((np.hypot(y - 128, x - 128) < 35).astype(np.float32))
+assert abs(found.area_px[0] - 3848) < 400, found.area_px
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_importing_costs_no_tensorflow() -> None:
@@ -207,10 +249,17 @@ def test_the_model_is_small() -> None:
     assert sum(path.stat().st_size for path in EMBEDDED_MODEL.iterdir()) < 3_000_000
 
 
-def test_the_twin_predicts_what_keras_predicts(segmenter: NucleusSegmenter) -> None:
+def stardist_model(folder: Path) -> Any:
+    """Load a model folder with StarDist's own class."""
+    from stardist.models import StarDist2D
+
+    return StarDist2D(None, name=folder.name, basedir=str(folder.parent))
+
+
+def test_the_twin_predicts_what_keras_predicts() -> None:
     """PyTorch and Keras agree within 1e-4 on probability and radii, borders included."""
     image = np.random.default_rng(0).normal(0.4, 0.4, (1, 96, 144, 1)).astype(np.float32)
-    probability, distance = segmenter._model.keras_model.predict(image, verbose=0)
+    probability, distance = stardist_model(EMBEDDED_MODEL).keras_model.predict(image, verbose=0)
     with torch.no_grad():
         logits, radii = load_network(EMBEDDED_MODEL)(torch.from_numpy(image.transpose(0, 3, 1, 2)))
     assert np.abs(logits.sigmoid().numpy()[:, 0] - probability[..., 0]).max() < 1e-4
@@ -237,7 +286,7 @@ def test_a_saved_network_is_a_stardist_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = StarDistNet(n_filter_base=8, n_features=16)
     save_as_stardist(network, tmp_path / "model", {"prob": 0.4, "nms": 0.3})
-    loaded = NucleusSegmenter(tmp_path / "model")._model
+    loaded = stardist_model(tmp_path / "model")
     assert (loaded.thresholds.prob, loaded.thresholds.nms) == (0.4, 0.3)
     image = np.random.default_rng(0).random((1, 32, 48, 1)).astype(np.float32)
     _, distance = loaded.keras_model.predict(image, verbose=0)
