@@ -74,7 +74,7 @@ from deepgps_core.plotting import (
     use_book_style,
 )
 from deepgps_core.preprocessing import prepare
-from deepgps_core.sources.embedded import ensure_dataset
+from deepgps_core.sources.embedded import ensure_dataset, single2_proteins
 from deepgps_core.splits import make_split, repeated_splits
 from deepgps_core.statistics import (
     bootstrap_interval,
@@ -314,17 +314,21 @@ tell(
 )
 
 # %% tags=["check"]
-LARGE = 150  # proteins from which on such checks can be asked for at all
-for kind in kinds:
-    least = "low" if len(proteins) >= LARGE else "AUROC"
-    assert label_table.loc[(kind, "label head"), least] > 0.5, f"no better than chance: {kind}"
+KNOWN = DATASET.startswith("embedded")  # of other data nobody knows beforehand what comes out
+for kind in kinds if KNOWN else ():
+    assert label_table.loc[(kind, "label head"), "low"] > 0.5, f"no better than chance: {kind}"
     assert label_table.loc[(kind, "composition + SVM"), "gain"] > 0, f"composition wins: {kind}"
 
+# %%
+ahead = [kind for kind in kinds if label_table.loc[(kind, "composition + SVM"), "gain"] > 0]
+tell(
+    f"The mean gain over composition is positive on {' and on '.join(ahead) or 'neither kind of'} "
+    "splits. Whether its interval excludes zero is to be read off above: with "
+    f"{len(proteins)} proteins, a few hundredths are near the limit of what can be seen. "
+    f"Chapter 03 trains on {len(single2_proteins()):,}."
+)
+
 # %% [markdown]
-# The mean gain is positive with both kinds of split. Whether its interval excludes zero is to be
-# read off above: with this many proteins, a few hundredths are near the limit of what can be
-# seen. The demonstration trains on a tenth of the proteins that chapter 03 has.
-#
 # ## Are the images any good?
 #
 # The paper reports a mean PSNR of 14.5 dB and an SSIM of 0.20, and nothing to compare them with.
@@ -372,8 +376,8 @@ gains.pivot(index="prediction", columns="split", values="better by (dB)").loc[
 
 # %% tags=["check"]
 for name in ("training mean", "nucleus copied", "class mean, shuffled"):
-    low = gains.loc[gains["prediction"] == name, "gain_low" if len(proteins) >= LARGE else "gain"]
-    assert (low > 0).all(), f"images do not beat {name!r}: {low.tolist()}"
+    low = gains.loc[gains["prediction"] == name, "gain_low"]
+    assert not KNOWN or (low > 0).all(), f"images do not beat {name!r}: {low.tolist()}"
 
 # %% [markdown]
 # A gain over all of these says that the network uses its inputs. It does not say which of them: a
