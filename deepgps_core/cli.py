@@ -145,7 +145,13 @@ def prepare(
 
 
 @app.command()
-def embed(dataset: DatasetArgument, encoder: EncoderOption = "embedded") -> None:
+def embed(
+    dataset: DatasetArgument,
+    encoder: EncoderOption = "embedded",
+    residues: Annotated[
+        bool, typer.Option("--residues", help="Also keep a vector of each residue.")
+    ] = False,
+) -> None:
     """
     Turn each protein's sequence into a vector with a protein language model.
 
@@ -157,6 +163,10 @@ def embed(dataset: DatasetArgument, encoder: EncoderOption = "embedded") -> None
     opened, named = _open(dataset), load_encoder(encoder)
     vectors = embed_dataset(opened, named)
     typer.echo(f"{opened.path}: {len(vectors)} vectors of {named.dim} numbers ({named.name})")
+    if residues:
+        from deepgps_core.residues import embed_residues
+
+        typer.echo(str(embed_residues(opened, named)))
 
 
 @app.command()
@@ -229,7 +239,9 @@ def train(
         Path | None,
         typer.Option(help="YAML with sections model and training; a run's config.yaml will do."),
     ] = None,
-    fusion: Annotated[str | None, typer.Option(help="paper, film or concat.")] = None,
+    fusion: Annotated[
+        str | None, typer.Option(help="paper, film, concat or residue_attention.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="By default 50, as published.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="By default 32, as published.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,25 +19,13 @@ import torch
 from torch import Tensor
 
 from deepgps_core.dataset import Dataset, InputError
+from deepgps_core.fusions import ResidueBatch
+from deepgps_core.losses import Batch
 from deepgps_core.point_clouds import read_point_clouds
+from deepgps_core.residues import read_residues
 
 #: Crops read from disk at a time.
 _BLOCK = 256
-
-
-class Batch(NamedTuple):
-    """
-    B crops: nuclear and protein image (B, 1, H, W), features (B, D), label and weight (B,).
-
-    For a model of structures, also their point clouds (B, P, 6).
-    """
-
-    nuclear_image: Tensor
-    protein_image: Tensor
-    sequence_features: Tensor
-    label: Tensor
-    weight: Tensor
-    point_clouds: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +44,12 @@ class CropDataset:
         Class numbers, -1 for proteins without a single label.
     protein_ids, crop_ids : tuple of str
     point_clouds : Tensor, shape (proteins, P, 6), dtype float32, optional
+    targets : Tensor, shape (proteins, K), dtype float32, optional
+        1 for each class that the protein is in, multi-localized ones included.
+    residues : Tensor, shape (residues of all proteins, D), dtype float16, optional
+    residue_lengths : Tensor, shape (proteins,), dtype int64, optional
+    longest : int
+        The largest of them, known to the host.
     """
 
     images: Tensor
@@ -65,6 +59,10 @@ class CropDataset:
     protein_ids: tuple[str, ...]
     crop_ids: tuple[str, ...]
     point_clouds: Tensor | None = None
+    targets: Tensor | None = None
+    residues: Tensor | None = None
+    residue_lengths: Tensor | None = None
+    longest: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,7 +84,10 @@ class CropDataset:
 
     def to(self, device: torch.device | str) -> CropDataset:
         """Move the tensors to a device."""
-        names = ("images", "protein_index", "features", "labels", "point_clouds")
+        names = (
+            "images", "protein_index", "features", "labels", "point_clouds", "targets",
+            "residues", "residue_lengths",
+        )  # fmt: skip
         tensors = {name: getattr(self, name) for name in names}
         moved = {name: t.to(device) for name, t in tensors.items() if t is not None}
         return replace(self, **moved)
@@ -102,7 +103,23 @@ class CropDataset:
         return Batch(
             images[:, :1], images[:, 1:], self.features[proteins], self.labels[proteins],
             weight[proteins], None if self.point_clouds is None else self.point_clouds[proteins],
+            self.residues_of(proteins), None if self.targets is None else self.targets[proteins],
         )  # fmt: skip
+
+    def residues_of(self, proteins: Tensor) -> ResidueBatch | None:
+        """
+        Return the residues of some proteins (rows of `protein_ids`), if there are any.
+
+        All are filled up to the longest of the dataset, not of the batch: shapes stay the same,
+        and the host need not wait to learn them.
+        """
+        if self.residues is None or self.residue_lengths is None:
+            return None
+        begins = self.residue_lengths.cumsum(0) - self.residue_lengths
+        columns = torch.arange(self.longest, device=self.residues.device)
+        mask = columns < self.residue_lengths[proteins, None]
+        rows = (begins[proteins, None] + columns).clamp(max=len(self.residues) - 1)
+        return ResidueBatch(self.residues[rows].float(), mask)
 
 
 def label_numbers(proteins: pd.DataFrame, labels: Sequence[str], source: str) -> Tensor:
@@ -122,6 +139,20 @@ def label_numbers(proteins: pd.DataFrame, labels: Sequence[str], source: str) ->
                 f"({', '.join(labels)}) does not know; leave it out or name the label."
             )
     return torch.tensor([number[label] for label in proteins["label"]], dtype=torch.int64)
+
+
+def location_targets(proteins: pd.DataFrame, labels: Sequence[str]) -> Tensor:
+    """
+    Return (proteins, K) with 1 for each of `labels` among a protein's locations, float32.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"locations": ["Cytoplasm;Nucleus", "Nucleus", "Membrane"]})
+    >>> location_targets(table, ["Cytoplasm", "Nucleus"]).tolist()
+    [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
+    """
+    places = [set(text.split(";")) for text in proteins["locations"]]
+    return torch.tensor([[float(label in of_one) for label in labels] for of_one in places])
 
 
 def average_down(images: np.ndarray, factor: int) -> np.ndarray:
@@ -173,6 +204,7 @@ def load_crops(
     labels: Sequence[str],
     crop_size_px: int = 208,
     structures: str = "",
+    residues: bool = False,
 ) -> CropDataset:
     """
     Load the crops of some proteins, with their sequence vectors and labels.
@@ -191,6 +223,8 @@ def load_crops(
         Side to which the crops are averaged down; a divisor of theirs.
     structures : str
         Name under which the dataset keeps the proteins' point clouds, for a model of them.
+    residues : bool
+        Also load the encoder's per-residue vectors, for a fusion that reads them.
 
     Raises
     ------
@@ -215,6 +249,13 @@ def load_crops(
     crops = dataset.crops
     rows = np.flatnonzero(crops["protein_id"].isin(row_of))
     used = crops.iloc[rows]
+    more: dict[str, Any] = {}
+    if residues:
+        values, lengths = read_residues(dataset, encoder, protein_ids)
+        more = {
+            "residues": torch.from_numpy(values), "residue_lengths": torch.from_numpy(lengths),
+            "longest": int(lengths.max(initial=0)),
+        }  # fmt: skip
     return CropDataset(
         images=torch.from_numpy(_read_images(dataset, rows, crop_size_px)),
         protein_index=torch.tensor([row_of[p] for p in used["protein_id"]], dtype=torch.int64),
@@ -223,6 +264,8 @@ def load_crops(
         protein_ids=tuple(protein_ids),
         crop_ids=tuple(used["crop_id"]),
         point_clouds=_read_clouds(dataset, structures, protein_ids),
+        targets=location_targets(chosen, labels),
+        **more,
     )
 
 
@@ -230,12 +273,13 @@ def data_fingerprint(dataset: Dataset, split: pd.Series, encoder: str, structure
     """
     Return 16 hexadecimal digits that change with what a model would be trained on.
 
-    Covers the split, labels, sequence vectors, point clouds (if any are named), crop table and a
-    sample of the crops' pixels.
+    Covers the split, labels, locations, sequence vectors, point clouds (if any are named), crop
+    table and a sample of the crops' pixels.
     """
     digest = hashlib.sha256(dataset.info.config_hash.encode())
     digest.update(split.sort_index().to_csv().encode())
-    digest.update(dataset.proteins[["protein_id", "label"]].to_csv(index=False).encode())
+    known = dataset.proteins[["protein_id", "label", "locations"]]
+    digest.update(known.to_csv(index=False).encode())
     vectors = dataset.features(encoder)
     for name in sorted(set(split.index) & set(vectors)):
         digest.update(vectors[name].tobytes())

@@ -1,25 +1,27 @@
 """
 deepGPS: a protein's sequence vector and a nucleus image to a localization label and an image.
 
-The whole network stands here and in `deepgps_core.unet`. The defaults of `DeepGPSConfig` are the
-published model (paper, Methods, "Feature representation of the protein primary sequence" and
-"Image generation by deepGPS"); what the paper leaves open (ReLU after the projection, widths
-512 and 256 in the label head, batch normalization, sigmoid) follows its released code. Layers
-which that code declares but never calls are left out. Structures enter as point clouds
-(`deepgps_core.pointnet`) in two of the paper's three variants (Fig. 3b), chosen by `inputs`.
+The whole network stands here, in `deepgps_core.unet` and in `deepgps_core.fusions`. The defaults
+of `DeepGPSConfig` are the published model (paper, Methods, "Feature representation of the protein
+primary sequence" and "Image generation by deepGPS"); what the paper leaves open (ReLU after the
+projection, widths 512 and 256 in the label head, batch normalization, sigmoid) follows its
+released code. Layers which that code declares but never calls are left out. Structures enter as
+point clouds (`deepgps_core.pointnet`) in two of the paper's three variants (Fig. 3b), chosen by
+`inputs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deepgps_core.dataset import InputError
+from deepgps_core.fusions import FUSIONS, ResidueAttentionFusion, ResidueBatch
+from deepgps_core.losses import IMAGE_LOSSES, LABEL_LOSSES, Batch, losses
 from deepgps_core.pointnet import PointNet
 from deepgps_core.unet import Decoder, Encoder, check_image_size, initialize_convolutions
 
@@ -43,9 +45,12 @@ class DeepGPSConfig:
         Localization labels, K.
     fusion : str
         How the sequence enters the image branch, a key of `FUSIONS`: "paper" (attention over
-        a single key, in place of the bottleneck), "film" or "concat".
+        a single key, in place of the bottleneck), "film", "concat" or "residue_attention".
     label_loss : str
-        "cross_entropy", or "published": the released code's softmax before it.
+        A key of `LABEL_LOSSES`: "cross_entropy", or "published" (the released code's softmax
+        before it); "focal" and "class_weighted" where classes are thin; "soft" (shares of all
+        locations) and "multi_label" (each class by itself) also learn from multi-localized
+        proteins.
     image_loss : str
         "l1" as published, "mse" or "bce".
     inputs : str
@@ -78,10 +83,24 @@ class DeepGPSConfig:
                     f"model: {name} {getattr(self, name)!r} is unknown; choose one of {choices}."
                 )
         check_image_size(self.crop_size_px, self.crop_size_px, self.depth)
+        if self.inputs != "sequence" and FUSIONS[self.fusion].needs_residues:
+            raise InputError(
+                f"model: fusion {self.fusion!r} reads residues; set inputs='sequence'."
+            )
         if self.inputs == "both" and self.fusion != "paper":
             raise InputError(
                 f"model: fusion {self.fusion!r} takes one vector, not two; set fusion='paper'."
             )
+
+    @property
+    def needs_residues(self) -> bool:
+        """Whether the image branch reads per-residue vectors."""
+        return FUSIONS[self.fusion].needs_residues
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether each class has a probability of its own, instead of one sum of 1."""
+        return self.label_loss == "multi_label"
 
     @property
     def bottleneck_dim(self) -> int:
@@ -101,101 +120,6 @@ class Prediction(NamedTuple):
     structure_transform: Tensor | None = None
 
 
-class Fusion(nn.Module):
-    """
-    How a sequence vector enters the image branch; by itself, not at all.
-
-    A subclass overrides what it changes: the coarsest features, or any level's skip.
-    """
-
-    def __init__(self, config: DeepGPSConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def fuse_bottleneck(self, features: Tensor, sequence: Tensor) -> Tensor:
-        """Take and return coarsest features (B, C, H, W); `sequence` is (B, hidden_dim)."""
-        return features
-
-    def fuse_skip(self, features: Tensor, sequence: Tensor, level: int) -> Tensor:
-        """Take and return the skip features of one level, 0 being full resolution."""
-        return features
-
-
-class PaperFusion(Fusion):
-    """
-    Attention with the image as queries and the sequence vector as the only key and value.
-
-    One key makes every attention weight 1, whatever the query: the output is the projected
-    sequence vector at each position, and the image's coarsest features are lost. This is the
-    published computation; chapter 07 proves and repairs it.
-    """
-
-    def __init__(self, config: DeepGPSConfig) -> None:
-        super().__init__(config)
-        hidden = config.hidden_dim
-        self.attention = nn.MultiheadAttention(
-            config.bottleneck_dim, num_heads=1, kdim=hidden, vdim=hidden, batch_first=True
-        )
-
-    def fuse_bottleneck(self, features: Tensor, sequence: Tensor) -> Tensor:
-        queries = features.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, H * W, C)
-        # (B, hidden) -> (B, 1, hidden); sequence and structure together are two keys already
-        key = sequence.unsqueeze(1) if sequence.dim() == 2 else sequence
-        fused, _ = self.attention(queries, key, key)
-        return fused.transpose(1, 2).reshape(features.shape)  # -> (B, C, H, W)
-
-
-class ConcatFusion(Fusion):
-    """The sequence vector beside the image's features at each position, mixed by one layer."""
-
-    def __init__(self, config: DeepGPSConfig) -> None:
-        super().__init__(config)
-        channels = config.bottleneck_dim
-        self.mix = nn.Conv2d(channels + config.hidden_dim, channels, kernel_size=1)
-
-    def fuse_bottleneck(self, features: Tensor, sequence: Tensor) -> Tensor:
-        tiled = sequence[:, :, None, None].expand(-1, -1, *features.shape[2:])
-        return self.mix(torch.cat([features, tiled], dim=1))
-
-
-class FilmFusion(Fusion):
-    """The sequence vector scales and shifts the channels of each level; none are lost."""
-
-    def __init__(self, config: DeepGPSConfig) -> None:
-        super().__init__(config)
-        channels = [config.width * 2**level for level in range(config.depth + 1)]
-        self.modulations = nn.ModuleList(nn.Linear(config.hidden_dim, 2 * c) for c in channels)
-
-    def fuse_bottleneck(self, features: Tensor, sequence: Tensor) -> Tensor:
-        return self.fuse_skip(features, sequence, self.config.depth)
-
-    def fuse_skip(self, features: Tensor, sequence: Tensor, level: int) -> Tensor:
-        # (B, hidden) -> (B, 2C, 1, 1) -> two of (B, C, 1, 1)
-        scale, shift = self.modulations[level](sequence)[:, :, None, None].chunk(2, dim=1)
-        return features * (1 + scale) + shift
-
-
-FUSIONS: dict[str, type[Fusion]] = {
-    "paper": PaperFusion,
-    "film": FilmFusion,
-    "concat": ConcatFusion,
-}
-
-
-def published_cross_entropy(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
-    """Compute the released code's label loss: softmax, then cross-entropy's own softmax."""
-    return F.cross_entropy(logits.softmax(dim=-1), target, **options)
-
-
-LABEL_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "cross_entropy": F.cross_entropy,
-    "published": published_cross_entropy,
-}
-IMAGE_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "l1": F.l1_loss,
-    "mse": F.mse_loss,
-    "bce": F.binary_cross_entropy,
-}
 _CHOICES: dict[str, Callable[[], list[str]]] = {
     "fusion": lambda: list(FUSIONS),
     "label_loss": lambda: list(LABEL_LOSSES),
@@ -214,12 +138,15 @@ class SequenceHead(nn.Module):
     #: Mean and scale of the training proteins' vectors; 0 and 1 (as published) unless set.
     feature_mean: Tensor
     feature_scale: Tensor
+    #: Weight of each class in a class-weighted loss, (K,); 1 unless set.
+    class_weight: Tensor
 
     def __init__(self, config: DeepGPSConfig) -> None:
         super().__init__()
         hidden = config.hidden_dim
         self.register_buffer("feature_mean", torch.zeros(config.sequence_dim))
         self.register_buffer("feature_scale", torch.ones(config.sequence_dim))
+        self.register_buffer("class_weight", torch.ones(config.n_classes))
         self.linear = (
             nn.Identity()
             if config.inputs == "structure"
@@ -284,8 +211,34 @@ class DeepGPS(nn.Module):
         hidden = torch.stack([vector, self.head(sequence_features)[0]], dim=1)
         return hidden, self.head.classify(hidden).mean(dim=1), transform
 
+    def attention_map(
+        self, nuclear_image: Tensor, sequence_features: Tensor, residues: ResidueBatch
+    ) -> Tensor:
+        """
+        Return where each position of the coarsest image looks, for "residue_attention".
+
+        Returns
+        -------
+        weights : Tensor, shape (B, h, w, 1 + L)
+            Over the sequence vector (first) and the residues; they sum to 1.
+        """
+        if not isinstance(self.fusion, ResidueAttentionFusion):
+            raise InputError(f"fusion {self.config.fusion!r} does not choose among residues.")
+        coarsest = self.encoder(nuclear_image)[-1]
+        hidden = self.describe(sequence_features)[0]
+        weights = self.fusion.attend(coarsest, hidden, residues)[1]
+        return weights.unflatten(1, coarsest.shape[2:])
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return class probabilities (B, K): of one place each, or of every place by itself."""
+        return logits.sigmoid() if self.config.multi_label else logits.softmax(dim=-1)
+
     def forward(
-        self, nuclear_image: Tensor, sequence_features: Tensor, point_clouds: Tensor | None = None
+        self,
+        nuclear_image: Tensor,
+        sequence_features: Tensor,
+        point_clouds: Tensor | None = None,
+        residues: ResidueBatch | None = None,
     ) -> Prediction:
         """
         Predict protein images and label logits.
@@ -298,6 +251,8 @@ class DeepGPS(nn.Module):
             One vector a protein.
         point_clouds : Tensor, shape (B, P, 6), dtype float, optional
             Of the structures, for a model that takes them.
+        residues : ResidueBatch, optional
+            For a fusion that reads them.
 
         Returns
         -------
@@ -307,39 +262,31 @@ class DeepGPS(nn.Module):
         Raises
         ------
         InputError
-            If an image's side is not divisible by ``2**depth``, or point clouds are missing.
+            If an image's side is not divisible by ``2**depth``, or point clouds or residues are
+            missing.
         """
+        if self.config.needs_residues and residues is None:
+            raise InputError(
+                f"this model's fusion, {self.config.fusion!r}, needs per-residue vectors; give "
+                "them, or use a model with another fusion."
+            )
         check_image_size(nuclear_image.shape[2], nuclear_image.shape[3], self.config.depth)
         sequence, logits, transform = self.describe(sequence_features, point_clouds)
         *skips, coarsest = self.encoder(nuclear_image)
-        bottleneck = self.fusion.fuse_bottleneck(coarsest, sequence)
+        bottleneck = self.fusion.fuse_bottleneck(coarsest, sequence, residues)
         skips = [self.fusion.fuse_skip(s, sequence, level) for level, s in enumerate(skips)]
         return Prediction(self.decoder(bottleneck, skips), logits, transform)
 
+    def predict_batch(self, batch: Batch) -> Prediction:
+        """Predict the images and labels of a batch of crops."""
+        return self(
+            batch.nuclear_image, batch.sequence_features, batch.point_clouds, batch.residues
+        )
 
-def losses(
-    prediction: Prediction, protein_image: Tensor, label: Tensor, config: DeepGPSConfig
-) -> tuple[Tensor, Tensor]:
-    """
-    Compute the image and the label loss of each crop.
-
-    Parameters
-    ----------
-    prediction : Prediction
-        Of B crops.
-    protein_image : Tensor, shape (B, 1, H, W), dtype float
-        Measured intensities in [0, 1].
-    label : Tensor, shape (B,), dtype int64
-        Class numbers; -1 where the protein has no single label: its label loss is 0.
-    config : DeepGPSConfig
-        Names the two losses.
-
-    Returns
-    -------
-    image_loss, label_loss : Tensor, shape (B,), dtype float32
-    """
-    # autocast refuses binary cross-entropy in half precision, and sums want float32
-    image, logits = prediction.image.float(), prediction.logits.float()
-    by_pixel = IMAGE_LOSSES[config.image_loss](image, protein_image, reduction="none")
-    by_crop = LABEL_LOSSES[config.label_loss](logits, label, ignore_index=-1, reduction="none")
-    return by_pixel.flatten(1).mean(dim=1), by_crop
+    def score(self, batch: Batch) -> tuple[Prediction, Tensor, Tensor]:
+        """Return the prediction, and the image and label loss of each crop, (B,)."""
+        prediction = self.predict_batch(batch)
+        return prediction, *losses(
+            prediction, batch.protein_image, batch.label, self.config,
+            batch.targets, self.head.class_weight,
+        )  # fmt: skip

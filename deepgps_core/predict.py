@@ -26,6 +26,7 @@ from tqdm import tqdm
 from deepgps_core.cropping import normalize_field
 from deepgps_core.dataset import MAX_FIELD_PX, InputError, check_sequence
 from deepgps_core.encoders import SequenceEncoder, load_encoder
+from deepgps_core.residues import pad_residues
 from deepgps_core.runs import Run, load_run
 from deepgps_core.sources.uniprot import read_fasta
 
@@ -186,17 +187,25 @@ def predict(
     checked = {name: check_sequence(name, text) for name, text in sequences.items()}
     nucleus = network_image(nuclear_image, run, pixel_size_um=pixel_size_um, normalize=normalize)
     padded = _reflect_to_multiple(nucleus, 2**run.model_config.depth)
-    vectors = (encoder or load_encoder(run.training_config.encoder)).embed(checked)
+    encoder = encoder or load_encoder(run.training_config.encoder)
+    vectors = encoder.embed(checked)
+    by_residue = encoder.embed(checked, per_residue=True) if run.model_config.needs_residues else {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = run.model.to(device)
     features = torch.from_numpy(np.stack([vectors[name] for name in checked])).float().to(device)
     image = torch.from_numpy(padded)[None, None].to(device)
     height, width = nucleus.shape
     images, probabilities = [], []
-    for batch in tqdm(features.split(batch_size), desc="drawing", unit="batch", disable=None):
-        prediction = model(image.expand(len(batch), -1, -1, -1), batch)
+    rows = torch.arange(len(features)).split(batch_size)
+    names = list(checked)
+    for part in tqdm(rows, desc="drawing", unit="batch", disable=None):
+        residues = (
+            pad_residues([by_residue[names[i]] for i in part], device) if by_residue else None
+        )
+        nuclei = image.expand(len(part), -1, -1, -1)
+        prediction = model(nuclei, features[part], residues=residues)
         images.append(prediction.image[:, 0, :height, :width].cpu().numpy())
-        probabilities.append(prediction.logits.softmax(dim=1).cpu().numpy())
+        probabilities.append(model.probabilities(prediction.logits).cpu().numpy())
     table = label_rows(list(checked), np.concatenate(probabilities), run.labels)
     return Predicted(table, np.concatenate(images), nucleus, run.pixel_size_um)
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from deepgps_core.crops import Batch, CropDataset, data_fingerprint, load_crops
 from deepgps_core.dataset import Dataset, InputError, write_table, write_yaml
-from deepgps_core.model import DeepGPS, DeepGPSConfig, Prediction, losses
+from deepgps_core.losses import balanced_class_weight
+from deepgps_core.model import DeepGPS, DeepGPSConfig, Prediction
 from deepgps_core.runs import (
     Run,
     TrainingConfig,
@@ -102,8 +103,18 @@ def _finished(plan: Run, replace: bool) -> Run | None:
     return None
 
 
-def initial_model(config: DeepGPSConfig, training: TrainingConfig, features: Tensor) -> DeepGPS:
-    """Build the network; the seed decides its weights, nobody else's random numbers change."""
+def initial_model(
+    config: DeepGPSConfig, training: TrainingConfig, features: Tensor, labels: Tensor
+) -> DeepGPS:
+    """
+    Build the network; the seed decides its weights, nobody else's random numbers change.
+
+    Parameters
+    ----------
+    features : Tensor, shape (training proteins, D)
+    labels : Tensor, shape (training proteins,), dtype int64
+        Class numbers, -1 without a single label; for the weights of a class-weighted loss.
+    """
     if features.shape[1] != config.sequence_dim:
         raise InputError(
             f"sequence vectors of encoder {training.encoder!r} have {features.shape[1]} numbers, "
@@ -115,7 +126,18 @@ def initial_model(config: DeepGPSConfig, training: TrainingConfig, features: Ten
     if training.standardize_features:
         model.head.feature_mean.copy_(features.mean(dim=0))
         model.head.feature_scale.copy_(features.std(dim=0).clamp(min=1e-6))
+    if config.label_loss == "class_weighted":
+        model.head.class_weight.copy_(balanced_class_weight(labels, config.n_classes))
     return model
+
+
+def _batches(model: DeepGPS, crops: CropDataset, batch_size: int = 64) -> Iterator[Batch]:
+    """Yield the crops in their order, on the model's device; the model stops learning."""
+    model.eval()
+    crops = crops.to(next(model.parameters()).device)
+    weight = torch.ones(len(crops.protein_ids), device=crops.images.device)
+    for rows in torch.arange(len(crops), device=crops.images.device).split(batch_size):
+        yield crops.batch(rows, weight)
 
 
 @torch.inference_mode()
@@ -123,20 +145,14 @@ def predict_crops(
     model: DeepGPS, crops: CropDataset, batch_size: int = 64
 ) -> Iterator[tuple[Batch, Prediction]]:
     """Yield batches of crops, in their order, with what the model says of them (float32)."""
-    model.eval()
-    crops = crops.to(next(model.parameters()).device)
-    weight = torch.ones(len(crops.protein_ids), device=crops.images.device)
-    for rows in torch.arange(len(crops), device=crops.images.device).split(batch_size):
-        batch = crops.batch(rows, weight)
-        yield batch, model(batch.nuclear_image, batch.sequence_features, batch.point_clouds)
+    for batch in _batches(model, crops, batch_size):
+        yield batch, model.predict_batch(batch)
 
 
+@torch.inference_mode()
 def _crop_losses(model: DeepGPS, crops: CropDataset, part_of: pd.Series) -> pd.DataFrame:
     """Score the crops of held-out proteins one by one."""
-    rows = [
-        torch.stack(losses(prediction, batch.protein_image, batch.label, model.config))
-        for batch, prediction in predict_crops(model, crops)
-    ]
+    rows = [torch.stack(model.score(batch)[1:]) for batch in _batches(model, crops)]
     image_loss, label_loss = torch.cat(rows, dim=1).cpu().numpy()
     protein_ids = [crops.protein_ids[row] for row in crops.protein_index.tolist()]
     return pd.DataFrame(
@@ -163,7 +179,7 @@ def predict_labels(model: DeepGPS, crops: CropDataset, labels: tuple[str, ...]) 
     for rows in torch.arange(len(crops.protein_ids)).split(64):
         clouds = None if crops.point_clouds is None else crops.point_clouds[rows].to(device)
         logits.append(model.describe(crops.features[rows].to(device), clouds)[1])
-    probability = torch.cat(logits).softmax(dim=1).cpu()
+    probability = model.probabilities(torch.cat(logits)).cpu()
     columns = {f"p_{name}": probability[:, k].numpy() for k, name in enumerate(labels)}
     return pd.DataFrame(
         {
@@ -247,13 +263,16 @@ def fit(
     crops = load_crops(
         dataset, list(split.index), encoder=config.encoder, labels=plan.labels,
         crop_size_px=plan.model_config.crop_size_px, structures=config.structures,
+        residues=plan.model_config.needs_residues,
     )  # fmt: skip
     parts = {name: list(split.index[split == name]) for name in ("train", "validation", "test")}
     for name in ("train", "validation"):
         if not len(crops.of_proteins(parts[name])):
             raise InputError(f"{dataset.path / 'crops.csv'}: no crop of a {name} protein; prepare.")
     in_train = torch.tensor((split == "train").to_numpy())
-    model = initial_model(plan.model_config, config, crops.features[in_train])
+    model = initial_model(
+        plan.model_config, config, crops.features[in_train], crops.labels[in_train]
+    )
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.compile:

@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from deepgps_core.crops import Batch, CropDataset, CropLoader
 from deepgps_core.dataset import InputError
-from deepgps_core.model import DeepGPS, losses
+from deepgps_core.losses import is_labelled
+from deepgps_core.model import DeepGPS
 from deepgps_core.pointnet import orthogonality_penalty
 from deepgps_core.runs import TrainingConfig, save_weights
 
@@ -88,12 +89,9 @@ class DeepGPSModule(pl.LightningModule):
         self._sums["validation"] = torch.zeros(4, device=self.device)
 
     def _losses(self, batch: Batch, part: str) -> tuple[Tensor, Tensor, Tensor]:
-        prediction = self.model(batch.nuclear_image, batch.sequence_features, batch.point_clouds)
-        image_loss, label_loss = losses(
-            prediction, batch.protein_image, batch.label, self.model.config
-        )
-        labelled = batch.label >= 0
-        correct = (prediction.logits.argmax(dim=1) == batch.label) & labelled
+        prediction, image_loss, label_loss = self.model.score(batch)
+        labelled = is_labelled(batch, self.model.config)
+        correct = (prediction.logits.argmax(dim=1) == batch.label) & (batch.label >= 0)
         one_row = torch.stack(
             [image_loss, label_loss, correct.float(), torch.ones_like(image_loss)]
         )

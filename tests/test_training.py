@@ -16,7 +16,8 @@ from tiny import CROPS_PER_PROTEIN, make_tiny
 from deepgps_core import training_loop
 from deepgps_core.crops import CropLoader, average_down, flip_and_rotate, load_crops
 from deepgps_core.dataset import Dataset, InputError
-from deepgps_core.model import DeepGPSConfig, losses
+from deepgps_core.losses import losses
+from deepgps_core.model import DeepGPSConfig
 from deepgps_core.runs import Run, TrainingConfig, load_run
 from deepgps_core.training import fit, predict_crops
 

@@ -1,0 +1,173 @@
+"""
+Per-residue vectors of a dataset's proteins, kept compactly for models that read residues.
+
+``features/<encoder>-residues.npy`` holds the vectors of all proteins one after the other, half
+precision, and ``features/<encoder>-residues.csv`` where each protein begins. Long proteins are cut
+to their first and last residues: signals of localization tend to lie at the ends, and every
+protein of a batch is filled up to the longest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from deepgps_core.dataset import Dataset, InputError, read_table, write_table
+from deepgps_core.encoders import ESM2Encoder, SequenceEncoder
+from deepgps_core.fusions import ResidueBatch
+
+#: Residues kept of a protein, half from each end.
+MAX_RESIDUES = 512
+_COLUMNS = ("protein_id", "start", "n_kept", "n_residues", "max_residues")
+
+
+def kept_rows(n_residues: int, max_residues: int = MAX_RESIDUES) -> np.ndarray:
+    """
+    Return which residues of a protein are kept, ascending, counted from 0.
+
+    Examples
+    --------
+    >>> kept_rows(7, 4).tolist(), kept_rows(3, 4).tolist()
+    ([0, 1, 5, 6], [0, 1, 2])
+    """
+    if n_residues <= max_residues:
+        return np.arange(n_residues)
+    first = (max_residues + 1) // 2
+    return np.concatenate(
+        [np.arange(first), np.arange(n_residues - (max_residues - first), n_residues)]
+    )
+
+
+def _paths(dataset: Dataset, encoder_name: str) -> tuple[Path, Path]:
+    stem = dataset.path / "features" / f"{encoder_name}-residues"
+    return stem.with_name(f"{stem.name}.npy"), stem.with_name(f"{stem.name}.csv")
+
+
+def _index_of(sequences: Mapping[str, str], max_residues: int) -> pd.DataFrame:
+    lengths = [len(sequence) for sequence in sequences.values()]
+    kept = np.minimum(lengths, max_residues)
+    return pd.DataFrame(
+        {
+            "protein_id": list(sequences), "start": np.cumsum(kept) - kept, "n_kept": kept,
+            "n_residues": lengths, "max_residues": max_residues,
+        },
+        columns=list(_COLUMNS),
+    )  # fmt: skip
+
+
+def _read_index(path: Path) -> pd.DataFrame:
+    index = read_table(path, _COLUMNS, "embed the residues again")
+    numbers = {name: int for name in _COLUMNS[1:]}
+    return index.astype(numbers).set_index("protein_id", drop=False)
+
+
+def embed_residues(
+    dataset: Dataset, encoder: SequenceEncoder, *, max_residues: int = MAX_RESIDUES
+) -> Path:
+    """
+    Write the per-residue vectors of all proteins of a dataset, unless they are there.
+
+    A killed call leaves the proteins it has done; the next one goes on from them.
+
+    Parameters
+    ----------
+    max_residues : int
+        Kept of each protein, half from each end.
+
+    Returns
+    -------
+    path : Path
+        Of the array, (total, D), float16.
+    """
+    array_path, index_path = _paths(dataset, encoder.name)
+    sequences = dataset.sequences()
+    index = _index_of(sequences, max_residues)
+    if array_path.exists() and index_path.exists():
+        found = _read_index(index_path).reset_index(drop=True)
+        if found.equals(index):
+            return array_path
+    array_path.parent.mkdir(parents=True, exist_ok=True)
+    total, width = int(index["n_kept"].sum()), encoder.dim
+    partial = array_path.with_name(f".{array_path.stem}-{total}x{width}.npy")
+    done_path = partial.with_suffix(".done")
+    done = set(done_path.read_text().split("\n")) if done_path.exists() else set[str]()
+    mode = "r+" if done and partial.exists() else "w+"
+    values = np.lib.format.open_memmap(partial, mode, np.float16, (total, width))
+    start_of = dict(zip(index["protein_id"], index["start"], strict=True))
+    missing = {name: text for name, text in sequences.items() if name not in done or mode == "w+"}
+    vectors = (
+        encoder.iterate(missing, per_residue=True)
+        if isinstance(encoder, ESM2Encoder)
+        else encoder.embed(missing, per_residue=True).items()
+    )
+    with open(done_path, "a" if mode == "r+" else "w", encoding="utf-8") as log:
+        for name, vector in vectors:
+            rows = kept_rows(len(vector), max_residues)
+            values[start_of[name] : start_of[name] + len(rows)] = vector[rows]
+            values.flush()
+            log.write(f"{name}\n")
+            log.flush()
+    del values  # closes the file
+    os.replace(partial, array_path)
+    write_table(index, index_path)
+    done_path.unlink()
+    return array_path
+
+
+def read_residues(
+    dataset: Dataset, encoder_name: str, protein_ids: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Read the residues of some proteins.
+
+    Returns
+    -------
+    values : ndarray, shape (total, D), dtype float16
+        One protein after the other, in the order asked for.
+    lengths : ndarray, shape (proteins,), dtype int64
+
+    Raises
+    ------
+    InputError
+        If they have not been embedded, or a protein is not among them.
+    """
+    array_path, index_path = _paths(dataset, encoder_name)
+    if not array_path.exists():
+        raise InputError(
+            f"{array_path}: per-residue vectors not found; run `deepgps embed --residues`."
+        )
+    index = _read_index(index_path)
+    for missing in set(protein_ids) - set(index["protein_id"]):
+        raise InputError(
+            f"{index_path}: no residues of protein {missing!r}; run `deepgps embed --residues`."
+        )
+    chosen = index.loc[list(protein_ids)]
+    array = np.load(array_path, mmap_mode="r", allow_pickle=False)
+    bounds = zip(chosen["start"], chosen["n_kept"], strict=True)
+    values = np.concatenate([array[start : start + n] for start, n in bounds])
+    return values, chosen["n_kept"].to_numpy(np.int64, copy=True)
+
+
+def pad_residues(
+    arrays: Sequence[np.ndarray],
+    device: torch.device | str = "cpu",
+    max_residues: int = MAX_RESIDUES,
+) -> ResidueBatch:
+    """
+    Fill up proteins' residue vectors, each (L, D), to one length, for a prediction.
+
+    Returns
+    -------
+    residues : ResidueBatch
+        Float32; of long proteins the rows that `embed_residues` would have kept.
+    """
+    kept = [torch.from_numpy(a[kept_rows(len(a), max_residues)]).float() for a in arrays]
+    values = torch.nn.utils.rnn.pad_sequence(kept, batch_first=True)
+    lengths = torch.tensor([len(a) for a in kept])
+    mask = torch.arange(values.shape[1])[None] < lengths[:, None]
+    return ResidueBatch(values.to(device), mask.to(device))

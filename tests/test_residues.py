@@ -1,0 +1,144 @@
+"""Per-residue vectors: kept whole or by their ends, written once, resumed after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import make_tiny
+
+from deepgps_core.crops import load_crops
+from deepgps_core.dataset import Dataset, InputError
+from deepgps_core.encoders import (
+    EMBEDDED_WEIGHTS,
+    CompositionEncoder,
+    ESM2Encoder,
+    load_encoder,
+)
+from deepgps_core.model import DeepGPSConfig
+from deepgps_core.residues import embed_residues, kept_rows, pad_residues, read_residues
+from deepgps_core.training import TrainingConfig, fit, predict_crops
+
+
+@pytest.fixture()
+def tiny(tmp_path: Path) -> Dataset:
+    """Return twelve proteins with crops."""
+    return make_tiny(tmp_path / "tiny")
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_rows_come_from_both_ends(n_residues: int, limit: int) -> None:
+    """As many as allowed, ascending, unique; the ends first, at most one more from the start."""
+    rows = kept_rows(n_residues, limit)
+    assert len(rows) == min(n_residues, limit) and (np.diff(rows) > 0).all()
+    left_out = sorted(set(range(n_residues)) - set(rows.tolist()))
+    if left_out:
+        first, last = left_out[0], n_residues - 1 - left_out[-1]
+        assert first - last in (0, 1) and len(left_out) == n_residues - limit
+
+
+def test_written_and_read_again(tiny: Dataset) -> None:
+    """What is read equals what the encoder says, cut to the ends, in the order asked for."""
+    encoder = CompositionEncoder()
+    embed_residues(tiny, encoder, max_residues=6)
+    ids = ["P07", "P00", "P11"]
+    values, lengths = read_residues(tiny, encoder.name, ids)
+    assert values.dtype == np.float16 and lengths.tolist() == [6, 6, 6]
+    whole = encoder.embed(tiny.sequences(), per_residue=True)
+    expected = np.concatenate([whole[name][kept_rows(len(whole[name]), 6)] for name in ids])
+    np.testing.assert_array_equal(values, expected.astype(np.float16))
+
+
+def test_a_second_call_does_nothing(tiny: Dataset) -> None:
+    """The file stays as it is; another limit makes it anew."""
+    path = embed_residues(tiny, CompositionEncoder())
+    before = path.stat().st_mtime_ns
+    assert embed_residues(tiny, CompositionEncoder()).stat().st_mtime_ns == before
+    assert embed_residues(tiny, CompositionEncoder(), max_residues=4).stat().st_mtime_ns != before
+
+
+def test_goes_on_where_it_was_stopped(tiny: Dataset) -> None:
+    """Stopped after five proteins, the next call embeds seven and the file is the same."""
+    expected = embed_residues(tiny, load_encoder("embedded")).read_bytes()
+    for path in (tiny.path / "features").glob("embedded-*"):
+        path.unlink()
+    seen: list[str] = []
+
+    class Failing(ESM2Encoder):
+        """Stops after five proteins the first time."""
+
+        def iterate(
+            self, sequences: Mapping[str, str], per_residue: bool = False
+        ) -> Iterator[tuple[str, np.ndarray]]:
+            for name, vector in super().iterate(sequences, per_residue):
+                if len(seen) == 5:
+                    seen.append("stop")
+                    raise KeyboardInterrupt
+                seen.append(name)
+                yield name, vector
+
+    encoder = Failing(EMBEDDED_WEIGHTS)
+    with pytest.raises(KeyboardInterrupt):
+        embed_residues(tiny, encoder)
+    path = embed_residues(tiny, encoder)
+    assert len(seen) == 13 and len(set(seen)) == 13  # twelve proteins and the stop
+    assert path.read_bytes() == expected
+    assert not list((tiny.path / "features").glob(".*"))
+
+
+def test_missing_residues_name_the_remedy(tiny: Dataset) -> None:
+    """Nothing embedded, and a protein that is not there, are told apart."""
+    with pytest.raises(InputError, match="deepgps embed --residues"):
+        read_residues(tiny, "composition", ["P00"])
+    embed_residues(tiny, CompositionEncoder())
+    with pytest.raises(InputError, match="'P99'"):
+        read_residues(tiny, "composition", ["P99"])
+
+
+def test_batches_hold_the_residues_of_their_proteins(tiny: Dataset) -> None:
+    """Rows of a batch are the protein's residues, then nothing; as `pad_residues` makes them."""
+    encoder = CompositionEncoder()
+    tiny.write_features(encoder.name, encoder.embed(tiny.sequences()))
+    embed_residues(tiny, encoder)
+    ids = list(tiny.proteins["protein_id"])
+    crops = load_crops(
+        tiny, ids, encoder=encoder.name, labels=("Cytoplasm", "Nucleus"), crop_size_px=48,
+        residues=True,
+    )  # fmt: skip
+    batch = crops.batch(torch.tensor([0, 47, 20]), torch.ones(len(ids)))
+    assert batch.residues is not None
+    whole = encoder.embed(tiny.sequences(), per_residue=True)
+    padded = pad_residues([whole["P00"], whole["P11"], whole["P05"]])
+    assert torch.equal(batch.residues.mask, padded.mask)
+    assert torch.equal(batch.residues.values[padded.mask], padded.values[padded.mask])
+
+
+@pytest.mark.parametrize("label_loss", ["cross_entropy", "class_weighted", "multi_label"])
+def test_the_one_training_path_trains_it(tiny: Dataset, label_loss: str) -> None:
+    """Trained, written, opened again and applied: the same numbers; every label loss with it."""
+    encoder = CompositionEncoder()
+    tiny.write_features(encoder.name, encoder.embed(tiny.sequences()))
+    embed_residues(tiny, encoder)
+    config = DeepGPSConfig(
+        sequence_dim=20, hidden_dim=16, width=4, depth=2, crop_size_px=48,
+        fusion="residue_attention", label_loss=label_loss,
+    )  # fmt: skip
+    training = TrainingConfig(encoder="composition", epochs=2, batch_size=8, learning_rate=1e-3)
+    run = fit(tiny, "random-0", config, training, tiny.path / "run")
+    assert run.path.joinpath("model.safetensors").exists()
+    columns = run.proteins[["p_Cytoplasm", "p_Nucleus"]].to_numpy()
+    assert ((columns > 0) & (columns < 1)).all()
+    if label_loss != "multi_label":
+        np.testing.assert_allclose(columns.sum(axis=1), 1, atol=1e-5)
+    crops = load_crops(
+        tiny, ["P09"], encoder="composition", labels=run.labels, crop_size_px=48, residues=True
+    )
+    (batch, prediction), *_ = predict_crops(run.model, crops)
+    error = (prediction.image - batch.protein_image).abs().mean(dim=(1, 2, 3))
+    kept = run.crops.set_index("crop_id").loc[list(crops.crop_ids), "image_loss"]
+    np.testing.assert_allclose(error.numpy(), kept.to_numpy(float), rtol=1e-4)
