@@ -1,13 +1,23 @@
 # make book, make test; `make help` lists the rest. Everything happens in .venv, made on demand.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: book test edition record lint lock clean help
+.PHONY: book test edition check-pages pdf record lint lock clean help
 
 PY ?= python3
 BIN := .venv/bin
 PROFILE ?= demo
 ONLY ?=
+SOLUTIONS ?= 1
 BUILD_BOOK := $(BIN)/jupyter-book build -W -n --keep-going -q
+# pages without solutions are laid out apart, so that no file of them holds one
+ifeq ($(SOLUTIONS),0)
+STAGE := --no-solutions
+BOOK_AT := _build/no-solutions
+EDITION_AT := _build/no-solutions
+else
+BOOK_AT := .
+EDITION_AT := _build/edition
+endif
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -16,18 +26,29 @@ BUILD_BOOK := $(BIN)/jupyter-book build -W -n --keep-going -q
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[segment,fetch,web,book,dev]'
 	@touch $@
 
-book: .venv/.installed  ## execute the notebooks that changed (ONLY=06, PROFILE=demo) and build the book
+book: .venv/.installed  ## execute what changed and build the book (ONLY=06, PROFILE=demo, SOLUTIONS=0)
 	$(BIN)/python book/build.py run --profile $(PROFILE) --only "$(ONLY)"
-	$(BUILD_BOOK) .
-	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+ifeq ($(SOLUTIONS),0)
+	$(BIN)/python book/build.py stage --executed $(STAGE)
+endif
+	$(BUILD_BOOK) $(BOOK_AT)
+	$(BIN)/python book/check_links.py $(BOOK_AT)/_build/html
+	@echo "The book: file://$(abspath $(BOOK_AT))/_build/html/index.html"
 
 test: .venv/.installed  ## run all tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 edition: .venv/.installed  ## build the book from the committed, executed notebooks; runs nothing
-	$(BIN)/python book/build.py stage
-	$(BUILD_BOOK) _build/edition
-	@echo "The edition of record: file://$(CURDIR)/_build/edition/_build/html/index.html"
+	$(BIN)/python book/build.py stage $(STAGE)
+	$(BUILD_BOOK) $(EDITION_AT)
+	$(BIN)/python book/check_links.py $(EDITION_AT)/_build/html
+	@echo "The edition of record: file://$(CURDIR)/$(EDITION_AT)/_build/html/index.html"
+
+check-pages: .venv/.installed  ## open every page of the edition in a browser: offline, accessible
+	$(BIN)/python book/check_pages.py $(EDITION_AT)/_build/html
+
+pdf: .venv/.installed  ## print the edition as one PDF; needs Chromium
+	$(BIN)/python book/print_book.py $(EDITION_AT) _build/deepgps-reproduced.pdf
 
 record: .venv/.installed  ## keep the last executions (of ONLY=...) as the edition of record
 	$(BIN)/python book/build.py record --only "$(ONLY)"
@@ -47,4 +68,4 @@ clean:  ## remove what was built; keeps .venv and data
 	rm -rf _build book/executed build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14

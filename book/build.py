@@ -41,7 +41,7 @@ QUIET = {"TQDM_DISABLE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 def sources(only: str = "") -> list[Path]:
     """Return the chapters' sources in order; `only` keeps those whose name starts with it."""
-    found = sorted(NOTEBOOKS.glob("[0-9A]*_*.py"))
+    found = sorted(NOTEBOOKS.glob("[0-9AB]*_*.py"))
     chosen = [path for path in found if path.stem.startswith(only)]
     if not chosen:
         sys.exit(f"no notebook's name starts with {only!r}; there are: "
@@ -255,17 +255,38 @@ def check() -> None:
         sys.exit("\n".join(problems))
 
 
-def stage(folder: Path) -> None:
-    """Lay out a book whose chapters are the committed pairs, in a folder of its own."""
-    check()
+def drop_solutions(path: Path) -> None:
+    """Take the cells tagged ``solution`` out of a notebook file, for pages given to students."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [c for c in notebook.cells if "solution" not in c.metadata.get("tags", [])]
+    nbformat.write(notebook, path)
+
+
+def stage(folder: Path, *, executed: bool = False, solutions: bool = True) -> None:
+    """
+    Lay out a book in a folder of its own.
+
+    Its chapters are the committed pairs, or, if `executed`, what `run` left in ``book/executed``.
+    """
+    if not executed:
+        check()
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns("executed", "_build", "__pycache__", "*.py")
     shutil.copytree(ROOT / "book", folder / "book", ignore=ignored)
+    # the book's own directives are Python too
+    extension = ROOT / "book" / "_ext"
+    if extension.exists():
+        unused = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(extension, folder / "book" / "_ext", ignore=unused, dirs_exist_ok=True)
     (folder / "book" / "executed").mkdir()
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, folder)
+    for name in ("_config.yml", "_toc.yml", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder)
     for path in sources():
-        shutil.copy(path.with_suffix(".ipynb"), folder / "book" / "executed")
+        target = folder / "book" / "executed" / f"{path.stem}.ipynb"
+        shutil.copy(EXECUTED / target.name if executed else path.with_suffix(".ipynb"), target)
+        if not solutions:
+            drop_solutions(target)
 
 
 def main() -> None:
@@ -283,6 +304,9 @@ def main() -> None:
             step.add_argument("--profile", default="demo", help="a name in notebooks/profiles")
         if name in ("run", "record"):
             step.add_argument("--only", default="", help="start of a notebook's name")
+        if name == "stage":
+            step.add_argument("--executed", action="store_true", help="the last executions")
+            step.add_argument("--no-solutions", action="store_true", help="leave solutions out")
     arguments = parser.parse_args()
     if arguments.step == "run":
         run(arguments.profile, arguments.only)
@@ -291,7 +315,8 @@ def main() -> None:
     elif arguments.step == "check":
         check()
     else:
-        stage(BUILD / "edition")
+        folder = BUILD / ("no-solutions" if arguments.no_solutions else "edition")
+        stage(folder, executed=arguments.executed, solutions=not arguments.no_solutions)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from deepgps_core import __version__, cli_fetch_more
 from deepgps_core.cli_import import import_images
 from deepgps_core.dataset import Dataset, InputError, data_root
+from deepgps_core.new_analysis import new_analysis_command
 
 
 class _Group(TyperGroup):
@@ -106,6 +107,7 @@ def simulate(
 
 
 app.command()(import_images)
+app.command("new-analysis")(new_analysis_command)
 
 
 @app.command()
@@ -202,18 +204,20 @@ def split(
     typer.echo(f"{opened.path / 'splits' / name}.csv: {counts}")
 
 
-def _read_configuration(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_configuration(path: Path | None) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return the settings of model and training, and the split."""
     if path is None:
-        return {}, {}
+        return {}, {}, "random-0"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         model, training = dict(content.get("model") or {}), dict(content.get("training") or {})
+        split = str(content.get("split_name") or "random-0")
     except (OSError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(
             f"{path}: no configuration ({reason}); give YAML with sections model and training."
         ) from None
-    return model, training
+    return model, training, split
 
 
 def _configured(kind: type, settings: dict[str, Any], source: Path | None) -> Any:
@@ -234,7 +238,9 @@ def _configured(kind: type, settings: dict[str, Any], source: Path | None) -> An
 @app.command()
 def train(
     dataset: DatasetArgument,
-    split: Annotated[str, typer.Option(help="A split's name.")] = "random-0",
+    split: Annotated[
+        str | None, typer.Option(help="A split's name; by default that of --config, or random-0.")
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="YAML with sections model and training; a run's config.yaml will do."),
@@ -253,12 +259,12 @@ def train(
 
     Killed in the middle, the same command goes on where it was; finished, it does nothing.
     """
-    from deepgps_core.model import DeepGPSConfig
+    from deepgps_core.families import config_class
     from deepgps_core.runs import TrainingConfig
     from deepgps_core.training import fit
 
     opened = _open(dataset)
-    model, training = _read_configuration(config)
+    model, training, configured_split = _read_configuration(config)
     model |= {"fusion": fusion} if fusion else {}
     asked = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     training |= {name: value for name, value in asked.items() if value is not None}
@@ -266,7 +272,7 @@ def train(
         vectors = opened.features(training.get("encoder", "embedded"))
         model["sequence_dim"] = len(next(iter(vectors.values())))
     finished = fit(
-        opened, split, _configured(DeepGPSConfig, model, config),
+        opened, split or configured_split, _configured(config_class(model), model, config),
         _configured(TrainingConfig, training, config), run, replace=replace,
     )  # fmt: skip
     best = finished.history["validation_image_loss"].min()
@@ -299,20 +305,50 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: RunArgument,
-    fasta: Annotated[Path, typer.Option(help="Protein sequences.")],
-    nucleus: Annotated[Path, typer.Option(help="A nucleus image: TIFF, PNG or JPEG, one channel.")],
-    out: Annotated[Path, typer.Option(help="A new folder for labels and images.")],
+    fasta: Annotated[Path, typer.Option(help="Protein sequences, one or many.")],
+    out: Annotated[Path, typer.Option(help="A new folder for labels, images and report.html.")],
+    nucleus: Annotated[
+        Path | None,
+        typer.Option(
+            help="Nucleus channel: TIFF, PNG or JPEG, one cell or a field, whose nuclei are found. "
+            "By default a simulated nucleus that ships."
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="single-2, single-4, all, or a run folder (of several: ensemble).")
+    ] = "single-2",
+    mutate: Annotated[
+        str, typer.Option(help="Mutants to predict beside the wild type, as in the second example.")
+    ] = "",
+    samples: Annotated[
+        int, typer.Option(min=0, help="Images a nucleus, of a model that generates.")
+    ] = 0,
     pixel_size_um: Annotated[
         float | None, typer.Option(help="Of the image; by default that of the training fields.")
     ] = None,
+    max_nuclei: Annotated[int, typer.Option(min=1, help="Of a field, the surest first.")] = 8,
 ) -> None:
-    """Predict labels and images of any proteins from a FASTA file and a nucleus image."""
-    from deepgps_core.predict import predict_files
+    """
+    Predict labels and images of proteins from their sequences, with how sure the model is.
 
-    predicted = predict_files(run, fasta, nucleus, out, pixel_size_um=pixel_size_um)
-    typer.echo(predicted.table.to_string(index=False, float_format="%.3f"))
-    typer.echo(f"{out}: predictions.csv, images.tif, nucleus.tif")
+    \b
+    deepgps predict --fasta my.fasta --out predicted
+    deepgps predict --fasta p53.fasta --mutate "R306A,del305-322,ins0:PKKKRKV" --out mutants
+    deepgps predict --fasta my.fasta --nucleus dapi.tif --pixel-size-um 0.1 --model all --out x
+
+    A mutation is R12A, del5-20, ins0:PKKKRKV (after residue 0) or graft:PKKKRKV (at the end);
+    + joins several in one mutant, ID=R12A names the protein. Open report.html in the folder.
+    """
+    from deepgps_core.mutations import split_mutations
+    from deepgps_core.outputs import predict_files
+
+    predicted = predict_files(
+        model, fasta, nucleus, out, mutations=split_mutations(mutate) if mutate else (),
+        pixel_size_um=pixel_size_um, samples=samples, max_nuclei=max_nuclei,
+    )  # fmt: skip
+    shown = predicted.table.drop(columns=["n_residues", "entropy", "spread"])
+    typer.echo(shown.to_string(index=False, float_format="%.2f"))
+    typer.echo(f"{out}: report.html, predictions.csv, images/, nuclei.tif")
 
 
 def main() -> None:

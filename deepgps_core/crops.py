@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from deepgps_core.dataset import Dataset, InputError
-from deepgps_core.fusions import ResidueBatch
+from deepgps_core.fusions import MAX_RESIDUES, ResidueBatch
 from deepgps_core.losses import Batch
 from deepgps_core.point_clouds import read_point_clouds
 from deepgps_core.residues import read_residues
+from deepgps_core.targets import label_numbers, location_targets
 
 #: Crops read from disk at a time.
 _BLOCK = 256
@@ -122,39 +123,6 @@ class CropDataset:
         return ResidueBatch(self.residues[rows].float(), mask)
 
 
-def label_numbers(proteins: pd.DataFrame, labels: Sequence[str], source: str) -> Tensor:
-    """
-    Return the class number of each protein, -1 where its label is empty.
-
-    Raises
-    ------
-    InputError
-        If a protein's label is none of `labels`.
-    """
-    number = {label: i for i, label in enumerate(labels)} | {"": -1}
-    for protein_id, label in zip(proteins["protein_id"], proteins["label"], strict=True):
-        if label not in number:
-            raise InputError(
-                f"{source}: protein {protein_id!r} has label {label!r}, which the model "
-                f"({', '.join(labels)}) does not know; leave it out or name the label."
-            )
-    return torch.tensor([number[label] for label in proteins["label"]], dtype=torch.int64)
-
-
-def location_targets(proteins: pd.DataFrame, labels: Sequence[str]) -> Tensor:
-    """
-    Return (proteins, K) with 1 for each of `labels` among a protein's locations, float32.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"locations": ["Cytoplasm;Nucleus", "Nucleus", "Membrane"]})
-    >>> location_targets(table, ["Cytoplasm", "Nucleus"]).tolist()
-    [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
-    """
-    places = [set(text.split(";")) for text in proteins["locations"]]
-    return torch.tensor([[float(label in of_one) for label in labels] for of_one in places])
-
-
 def average_down(images: np.ndarray, factor: int) -> np.ndarray:
     """
     Shrink images by averaging squares of `factor` x `factor` pixels.
@@ -205,6 +173,7 @@ def load_crops(
     crop_size_px: int = 208,
     structures: str = "",
     residues: bool = False,
+    max_residues: int = MAX_RESIDUES,
 ) -> CropDataset:
     """
     Load the crops of some proteins, with their sequence vectors and labels.
@@ -225,6 +194,8 @@ def load_crops(
         Name under which the dataset keeps the proteins' point clouds, for a model of them.
     residues : bool
         Also load the encoder's per-residue vectors, for a fusion that reads them.
+    max_residues : int
+        Of each protein, half from each end.
 
     Raises
     ------
@@ -246,12 +217,19 @@ def load_crops(
             "run `deepgps embed` again."
         )
     row_of = {name: row for row, name in enumerate(protein_ids)}
+    matrix = np.stack([vectors[name] for name in protein_ids])
+    if not np.isfinite(matrix).all():
+        broken = protein_ids[int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])]
+        raise InputError(
+            f"{dataset.path / 'features'}/{encoder}.npz: the vector of protein {broken!r} has "
+            "numbers that are none (NaN); delete the file and run `deepgps embed` again."
+        )
     crops = dataset.crops
     rows = np.flatnonzero(crops["protein_id"].isin(row_of))
     used = crops.iloc[rows]
     more: dict[str, Any] = {}
     if residues:
-        values, lengths = read_residues(dataset, encoder, protein_ids)
+        values, lengths = read_residues(dataset, encoder, protein_ids, max_residues)
         more = {
             "residues": torch.from_numpy(values), "residue_lengths": torch.from_numpy(lengths),
             "longest": int(lengths.max(initial=0)),
@@ -259,7 +237,7 @@ def load_crops(
     return CropDataset(
         images=torch.from_numpy(_read_images(dataset, rows, crop_size_px)),
         protein_index=torch.tensor([row_of[p] for p in used["protein_id"]], dtype=torch.int64),
-        features=torch.from_numpy(np.stack([vectors[name] for name in protein_ids])).float(),
+        features=torch.from_numpy(matrix).float(),
         labels=label_numbers(chosen, labels, str(dataset.path / "proteins.csv")),
         protein_ids=tuple(protein_ids),
         crop_ids=tuple(used["crop_id"]),

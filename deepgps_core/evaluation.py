@@ -19,11 +19,11 @@ import torch
 from tqdm import tqdm
 
 from deepgps_core.crops import CropDataset, load_crops
-from deepgps_core.dataset import Dataset, InputError, write_table
+from deepgps_core.dataset import Dataset, InputError, data_root, write_table
 from deepgps_core.metrics import classification_metrics, multiclass_metrics
 from deepgps_core.metrics import psnr as psnr_of
 from deepgps_core.metrics import ssim as ssim_of
-from deepgps_core.runs import Run
+from deepgps_core.runs import Run, load_run
 from deepgps_core.statistics import bootstrap_interval, bootstrap_intervals
 from deepgps_core.training import predict_crops, predict_labels
 from deepgps_core.trivial import mean_images, trivial_images
@@ -65,6 +65,13 @@ class Evaluation:
             write_table(getattr(self, name), Path(folder) / f"{name}.csv")
 
 
+def _trained_on(run: Run) -> set[str]:
+    """Return the proteins that a run, and those it went on from, were trained on."""
+    seen = set(run.proteins.loc[run.proteins["split"] == "train", "protein_id"])
+    first = run.training_config.initial_run
+    return seen | _trained_on(load_run(data_root() / first)) if first else seen
+
+
 def held_out_proteins(run: Run, dataset: Dataset, part: str) -> list[str]:
     """
     Return the proteins of a part of the run's split.
@@ -80,8 +87,7 @@ def held_out_proteins(run: Run, dataset: Dataset, part: str) -> list[str]:
     if not chosen:
         raise InputError(f"{source}: no {part} proteins; split again or name another part.")
     if dataset.info.name == run.dataset_name and part != "train":
-        trained_on = set(run.proteins.loc[run.proteins["split"] == "train", "protein_id"])
-        leaked = sorted(trained_on & set(chosen))
+        leaked = sorted(_trained_on(run) & set(chosen))
         if leaked:
             raise InputError(
                 f"{source}: {run.path} was trained on {part} protein {leaked[0]!r}, so the split "
@@ -231,6 +237,7 @@ def evaluate(
     load = partial(
         load_crops, dataset, encoder=run.training_config.encoder, labels=run.labels,
         crop_size_px=run.model_config.crop_size_px, structures=run.training_config.structures,
+        residues=run.model_config.needs_residues, max_residues=run.model_config.max_residues,
     )  # fmt: skip
     crops = load(chosen)
     if not len(crops):

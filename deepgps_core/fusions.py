@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from deepgps_core.model import DeepGPSConfig
 
 
+#: Residues read of a protein, half from each end, unless a model says otherwise.
+MAX_RESIDUES = 512
+
+
 class ResidueBatch(NamedTuple):
     """
     The residues of B proteins, filled up to one length.

@@ -20,7 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from deepgps_core.dataset import InputError
-from deepgps_core.fusions import FUSIONS, ResidueAttentionFusion, ResidueBatch
+from deepgps_core.fusions import (
+    FUSIONS,
+    MAX_RESIDUES,
+    ResidueAttentionFusion,
+    ResidueBatch,
+)
 from deepgps_core.losses import IMAGE_LOSSES, LABEL_LOSSES, Batch, losses
 from deepgps_core.pointnet import PointNet
 from deepgps_core.unet import Decoder, Encoder, check_image_size, initialize_convolutions
@@ -58,6 +63,8 @@ class DeepGPSConfig:
         two as two keys of the attention.
     structure_width : int
         Channels of PointNet's first layer.
+    max_residues : int
+        Residues of a protein that a fusion over residues reads, half from each end.
     """
 
     sequence_dim: int = 1280
@@ -71,9 +78,12 @@ class DeepGPSConfig:
     image_loss: str = "l1"
     inputs: str = "sequence"
     structure_width: int = 64
+    max_residues: int = MAX_RESIDUES
 
     def __post_init__(self) -> None:
-        for name in ("sequence_dim", "hidden_dim", "width", "depth", "n_classes"):
+        for name in (
+            "sequence_dim", "hidden_dim", "width", "depth", "n_classes", "max_residues",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"model: {name} is {getattr(self, name)}; give at least 1.")
         for name, known in _CHOICES.items():
@@ -146,7 +156,8 @@ class SequenceHead(nn.Module):
         hidden = config.hidden_dim
         self.register_buffer("feature_mean", torch.zeros(config.sequence_dim))
         self.register_buffer("feature_scale", torch.ones(config.sequence_dim))
-        self.register_buffer("class_weight", torch.ones(config.n_classes))
+        # of the training alone, so it is no part of the weights: older ones have none
+        self.register_buffer("class_weight", torch.ones(config.n_classes), persistent=False)
         self.linear = (
             nn.Identity()
             if config.inputs == "structure"
@@ -178,11 +189,19 @@ class DeepGPS(nn.Module):
             None if config.inputs == "sequence"
             else PointNet(config.hidden_dim, config.structure_width)
         )  # fmt: skip
+        self.build_image_branch()
+
+    def build_image_branch(self) -> None:
+        """Make what draws; another family of models draws in another way."""
+        config = self.config
         self.encoder = Encoder(config.width, config.depth)
         self.fusion = FUSIONS[config.fusion](config)
         self.decoder = Decoder(config.width, config.depth)
         initialize_convolutions(self.encoder)
         initialize_convolutions(self.decoder)
+
+    def after_step(self) -> None:
+        """Do what a model does after each training step: nothing, here."""
 
     def describe(
         self, sequence_features: Tensor, point_clouds: Tensor | None = None

@@ -8,9 +8,6 @@ the network cannot halve often enough are filled up by reflection and cut off ag
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +24,7 @@ from deepgps_core.cropping import normalize_field
 from deepgps_core.dataset import MAX_FIELD_PX, InputError, check_sequence
 from deepgps_core.encoders import SequenceEncoder, load_encoder
 from deepgps_core.residues import pad_residues
-from deepgps_core.runs import Run, load_run
-from deepgps_core.sources.uniprot import read_fasta
+from deepgps_core.runs import Run
 
 
 @dataclass(frozen=True)
@@ -46,15 +42,28 @@ class Predicted:
         The nucleus as the network saw it.
     pixel_size_um : float
         Of these images.
+    nuclear_images : ndarray, shape (n, H, W), dtype float32, optional
+        All nuclei, where there may be several (`deepgps_core.predictor`); the first is
+        `nuclear_image`.
+    images_by_nucleus : ndarray, shape (N, n, H, W), dtype float32, optional
+        Every protein beside every nucleus; `images` are those beside the first.
+    n_nuclei_found : int
+        Usable nuclei in the image that was given; more than n where a limit was set.
+    nuclei_source : str
+        Where the nuclei come from, in words for a report.
     """
 
     table: pd.DataFrame
     images: np.ndarray
     nuclear_image: np.ndarray
     pixel_size_um: float
+    nuclear_images: np.ndarray | None = None
+    images_by_nucleus: np.ndarray | None = None
+    n_nuclei_found: int = 1
+    nuclei_source: str = ""
 
 
-def _check_plane(image: np.ndarray, source: str) -> np.ndarray:
+def check_plane(image: np.ndarray, source: str) -> np.ndarray:
     """Return the nucleus channel (H, W) of an image, or say why there is none."""
     if image.ndim == 3 and image.shape[0] == 2:  # a field in the layout of a dataset
         image = image[0]
@@ -95,11 +104,11 @@ def read_nuclear_image(path: Path | str) -> np.ndarray:
                 shape = tiff.series[0].shape
                 if max(shape) > MAX_FIELD_PX:
                     raise InputError(f"{path}: {shape} is over {MAX_FIELD_PX} pixels; cut it.")
-                return _check_plane(tiff.series[0].asarray(), str(path))
+                return check_plane(tiff.series[0].asarray(), str(path))
         with Image.open(path) as picture:
             if max(picture.size) > MAX_FIELD_PX:
                 raise InputError(f"{path}: {picture.size} is over {MAX_FIELD_PX} pixels; cut it.")
-            return _check_plane(np.asarray(picture), str(path))
+            return check_plane(np.asarray(picture), str(path))
     except InputError:
         raise
     except FileNotFoundError:
@@ -130,7 +139,7 @@ def network_image(
     nuclear_image : ndarray, shape (H, W), dtype float32
         In [0, 1].
     """
-    image = _check_plane(np.asarray(image), "nucleus image").astype(np.float32)
+    image = check_plane(np.asarray(image), "nucleus image").astype(np.float32)
     if normalize:
         image = normalize_field(image[None])[0]
     zoom = (pixel_size_um or run.field_pixel_size_um) / run.pixel_size_um
@@ -140,7 +149,7 @@ def network_image(
     return np.clip(image, 0, 1).astype(np.float32)
 
 
-def _reflect_to_multiple(image: np.ndarray, step: int) -> np.ndarray:
+def reflect_to_multiple(image: np.ndarray, step: int) -> np.ndarray:
     """Fill up the lower and right side so that both sides are multiples of `step`."""
     if min(image.shape) < step:
         raise InputError(
@@ -186,7 +195,7 @@ def predict(
         raise InputError("no sequence to predict; give at least one.")
     checked = {name: check_sequence(name, text) for name, text in sequences.items()}
     nucleus = network_image(nuclear_image, run, pixel_size_um=pixel_size_um, normalize=normalize)
-    padded = _reflect_to_multiple(nucleus, 2**run.model_config.depth)
+    padded = reflect_to_multiple(nucleus, 2**run.model_config.depth)
     encoder = encoder or load_encoder(run.training_config.encoder)
     vectors = encoder.embed(checked)
     by_residue = encoder.embed(checked, per_residue=True) if run.model_config.needs_residues else {}
@@ -200,7 +209,11 @@ def predict(
     names = list(checked)
     for part in tqdm(rows, desc="drawing", unit="batch", disable=None):
         residues = (
-            pad_residues([by_residue[names[i]] for i in part], device) if by_residue else None
+            pad_residues(
+                [by_residue[names[i]] for i in part], device, run.model_config.max_residues
+            )
+            if by_residue
+            else None
         )
         nuclei = image.expand(len(part), -1, -1, -1)
         prediction = model(nuclei, features[part], residues=residues)
@@ -217,55 +230,3 @@ def label_rows(
     columns = {f"p_{name}": probabilities[:, k] for k, name in enumerate(labels)}
     called = [labels[k] for k in probabilities.argmax(axis=1)]
     return pd.DataFrame({"protein_id": list(protein_ids), "predicted_label": called} | columns)
-
-
-def write_predicted(predicted: Predicted, folder: Path | str) -> None:
-    """
-    Write ``predictions.csv``, ``images.tif`` (a page a row) and ``nucleus.tif`` as a new folder.
-
-    Raises
-    ------
-    InputError
-        If the folder is there already; nothing is written then.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise InputError(f"{folder}: exists already; name another folder or remove it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()
-    try:
-        table = predicted.table.assign(page=range(len(predicted.table)))
-        table.to_csv(temporary / "predictions.csv", index=False, lineterminator="\n")
-        unit = {"axes": "QYX", "PhysicalSizeX": predicted.pixel_size_um, "unit": "um"}
-        tifffile.imwrite(temporary / "images.tif", predicted.images, metadata=unit)
-        tifffile.imwrite(temporary / "nucleus.tif", predicted.nuclear_image)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def predict_files(
-    run_path: Path | str,
-    fasta: Path | str,
-    nucleus: Path | str,
-    out: Path | str,
-    *,
-    pixel_size_um: float | None = None,
-) -> Predicted:
-    """
-    Predict from a FASTA file and a nucleus image file, and write the results as a new folder.
-
-    All inputs are read and checked before anything is computed or written.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be used, or `out` is there already.
-    """
-    if Path(out).exists():
-        raise InputError(f"{out}: exists already; name another folder or remove it.")
-    run, sequences, image = load_run(run_path), read_fasta(Path(fasta)), read_nuclear_image(nucleus)
-    predicted = predict(run, sequences, image, pixel_size_um=pixel_size_um)
-    write_predicted(predicted, out)
-    return predicted

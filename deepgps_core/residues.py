@@ -19,10 +19,8 @@ import torch
 
 from deepgps_core.dataset import Dataset, InputError, read_table, write_table
 from deepgps_core.encoders import ESM2Encoder, SequenceEncoder
-from deepgps_core.fusions import ResidueBatch
+from deepgps_core.fusions import MAX_RESIDUES, ResidueBatch
 
-#: Residues kept of a protein, half from each end.
-MAX_RESIDUES = 512
 _COLUMNS = ("protein_id", "start", "n_kept", "n_residues", "max_residues")
 
 
@@ -70,7 +68,7 @@ def embed_residues(
     dataset: Dataset, encoder: SequenceEncoder, *, max_residues: int = MAX_RESIDUES
 ) -> Path:
     """
-    Write the per-residue vectors of all proteins of a dataset, unless they are there.
+    Write the per-residue vectors of all proteins of a dataset, unless as many are there.
 
     A killed call leaves the proteins it has done; the next one goes on from them.
 
@@ -89,7 +87,8 @@ def embed_residues(
     index = _index_of(sequences, max_residues)
     if array_path.exists() and index_path.exists():
         found = _read_index(index_path).reset_index(drop=True)
-        if found.equals(index):
+        kept = int(found["max_residues"].iloc[0])
+        if kept >= max_residues and found.equals(_index_of(sequences, kept)):
             return array_path
     array_path.parent.mkdir(parents=True, exist_ok=True)
     total, width = int(index["n_kept"].sum()), encoder.dim
@@ -119,11 +118,36 @@ def embed_residues(
     return array_path
 
 
+def residue_index(dataset: Dataset, encoder_name: str) -> pd.DataFrame:
+    """
+    Return where each protein's residues are: protein_id, start, n_kept, n_residues, max_residues.
+
+    Raises
+    ------
+    InputError
+        If they have not been embedded.
+    """
+    array_path, index_path = _paths(dataset, encoder_name)
+    if not array_path.exists():
+        raise InputError(
+            f"{array_path}: per-residue vectors not found; run `deepgps embed --residues`."
+        )
+    return _read_index(index_path)
+
+
 def read_residues(
-    dataset: Dataset, encoder_name: str, protein_ids: Sequence[str]
+    dataset: Dataset,
+    encoder_name: str,
+    protein_ids: Sequence[str],
+    max_residues: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Read the residues of some proteins.
+
+    Parameters
+    ----------
+    max_residues : int, optional
+        Of each protein, half from each end; by default all that are kept.
 
     Returns
     -------
@@ -134,23 +158,26 @@ def read_residues(
     Raises
     ------
     InputError
-        If they have not been embedded, or a protein is not among them.
+        If they have not been embedded, a protein is not among them, or fewer are kept.
     """
     array_path, index_path = _paths(dataset, encoder_name)
-    if not array_path.exists():
-        raise InputError(
-            f"{array_path}: per-residue vectors not found; run `deepgps embed --residues`."
-        )
-    index = _read_index(index_path)
+    index = residue_index(dataset, encoder_name)
     for missing in set(protein_ids) - set(index["protein_id"]):
         raise InputError(
             f"{index_path}: no residues of protein {missing!r}; run `deepgps embed --residues`."
         )
     chosen = index.loc[list(protein_ids)]
     array = np.load(array_path, mmap_mode="r", allow_pickle=False)
+    limit = int(chosen["n_kept"].max()) if max_residues is None else max_residues
+    lengths = np.minimum(chosen["n_residues"].to_numpy(np.int64), limit)
+    if (chosen["n_kept"] < lengths).any():
+        raise InputError(
+            f"{index_path}: keeps {chosen['max_residues'].iloc[0]} residues of a protein, the "
+            f"model reads {limit}; embed more with embed_residues(..., max_residues={limit})."
+        )
     bounds = zip(chosen["start"], chosen["n_kept"], strict=True)
-    values = np.concatenate([array[start : start + n] for start, n in bounds])
-    return values, chosen["n_kept"].to_numpy(np.int64, copy=True)
+    values = [array[start : start + n][kept_rows(n, limit)] for start, n in bounds]
+    return np.concatenate(values), lengths
 
 
 def pad_residues(

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from deepgps_core.dataset import InputError, atomic_path, config_hash, data_root, read_table
+from deepgps_core.families import build_model, config_class
 from deepgps_core.model import DeepGPS, DeepGPSConfig
 
 
@@ -51,6 +52,9 @@ class TrainingConfig:
         Name of the dataset's point clouds, for a model whose inputs include structures.
     orthogonality_weight : float
         Weight of PointNet's penalty on its feature transform; not in the published loss.
+    initial_run : str
+        Folder of a finished run, below the data root, whose weights training goes on from (fine
+        tuning); by default the seed decides the first weights.
     select_by : str
         Whose validation minimum names the weights that are kept: "loss" (both, weighted) or
         "image_loss". Labels of a few hundred proteins are soon overfitted, images are not.
@@ -91,6 +95,7 @@ class TrainingConfig:
     devices: int = 1
     structures: str = ""
     orthogonality_weight: float = 0.0
+    initial_run: str = ""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "devices"):
@@ -152,7 +157,7 @@ class Run:
     def model(self) -> DeepGPS:
         """The network with its best weights, ready to predict, on the CPU."""
         path = self.path / "model.safetensors"
-        model = DeepGPS(self.model_config)
+        model = build_model(self.model_config)
         try:
             model.load_state_dict(load_file(path))
         except FileNotFoundError:
@@ -182,6 +187,7 @@ class Run:
     def _numbers(self, name: str, text_columns: tuple[str, ...]) -> pd.DataFrame:
         frame = read_table(self.path / name, text_columns, "train the model again")
         text = {"crop_id", "protein_id", "split", "label", "predicted_label"}
+        text |= {"predicted_locations"}
         for column in frame.columns.difference(sorted(text)):
             frame[column] = pd.to_numeric(frame[column])
         return frame
@@ -228,7 +234,7 @@ def run_from_mapping(path: Path, content: Mapping[str, Any]) -> Run:
         training = content["training"] | {"labels": tuple(content["training"]["labels"])}
         return Run(
             path=path,
-            model_config=DeepGPSConfig(**content["model"]),
+            model_config=config_class(content["model"])(**content["model"]),
             training_config=TrainingConfig(**training),
             **{name: content[name] for name in _RUN_FIELDS} | {"labels": tuple(content["labels"])},
         )

@@ -20,7 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from deepgps_core.crops import Batch, CropDataset, data_fingerprint, load_crops
-from deepgps_core.dataset import Dataset, InputError, write_table, write_yaml
+from deepgps_core.dataset import (
+    Dataset,
+    InputError,
+    config_hash,
+    data_root,
+    write_table,
+    write_yaml,
+)
+from deepgps_core.families import build_model
+from deepgps_core.flow import FlowConfig, FlowGPS
 from deepgps_core.losses import balanced_class_weight
 from deepgps_core.model import DeepGPS, DeepGPSConfig, Prediction
 from deepgps_core.runs import (
@@ -31,6 +40,7 @@ from deepgps_core.runs import (
     read_config,
     save_weights,
 )
+from deepgps_core.targets import called_places
 from deepgps_core.training_loop import DeepGPSModule, Recorder, train_network
 
 __all__ = ["Run", "TrainingConfig", "fit", "load_run", "predict_crops", "predict_labels"]
@@ -39,6 +49,8 @@ __all__ = ["Run", "TrainingConfig", "fit", "load_run", "predict_crops", "predict
 def _default_name(model: DeepGPSConfig) -> str:
     """Name a model as the paper does, with its inputs where they are not the sequence."""
     name = f"single-{model.n_classes}"
+    if isinstance(model, FlowConfig):
+        return f"{name}-flow-student" if model.teacher else f"{name}-flow"
     return name if model.inputs == "sequence" else f"{name}-{model.inputs}"
 
 
@@ -72,6 +84,11 @@ def _plan(
         training, labels=tuple(labels), name=training.name or _default_name(model)
     )
     full_size = dataset.crop_images.shape[-1]
+    data = data_fingerprint(dataset, split, training.encoder, training.structures)
+    if training.initial_run:  # what that run has seen, this one has seen too
+        data = config_hash(
+            {"data": data, "first": load_run(data_root() / training.initial_run).hash}
+        )
     return Run(
         path=Path(path) if path else default_run_path(
             dataset.info.name, training.name, model.fusion, split_name, training.seed
@@ -80,8 +97,7 @@ def _plan(
         images=dataset.info.images,
         field_pixel_size_um=dataset.info.pixel_size_um,
         pixel_size_um=dataset.info.pixel_size_um * full_size / model.crop_size_px,
-        data=data_fingerprint(dataset, split, training.encoder, training.structures),
-        model_config=model, training_config=training,
+        data=data, model_config=model, training_config=training,
     )  # fmt: skip
 
 
@@ -122,12 +138,25 @@ def initial_model(
         )
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
-        model = DeepGPS(config)
+        model = build_model(config)
     if training.standardize_features:
         model.head.feature_mean.copy_(features.mean(dim=0))
         model.head.feature_scale.copy_(features.std(dim=0).clamp(min=1e-6))
     if config.label_loss == "class_weighted":
         model.head.class_weight.copy_(balanced_class_weight(labels, config.n_classes))
+    if training.initial_run:  # after the rest: vectors stay scaled as it knows them
+        initial = load_run(data_root() / training.initial_run)
+        if initial.model_config != config:
+            raise InputError(
+                f"{initial.path}: its network has another configuration than the one to be "
+                "trained; give both the same."
+            )
+        model.load_state_dict(initial.model.state_dict())
+    if isinstance(model, FlowGPS) and model.config.teacher:
+        teacher = load_run(data_root() / model.config.teacher).model
+        if not isinstance(teacher, FlowGPS):
+            raise InputError(f"{model.config.teacher}: no flow model; name one as teacher.")
+        model.learn_from(teacher)
     return model
 
 
@@ -172,7 +201,8 @@ def predict_labels(model: DeepGPS, crops: CropDataset, labels: tuple[str, ...]) 
     Returns
     -------
     proteins : DataFrame
-        Columns protein_id, label, predicted_label, ``p_<label>``, n_crops.
+        Columns protein_id, label, predicted_label (the most probable), ``p_<label>``, n_crops;
+        of a multi-label head also predicted_locations, all places of probability 1/2 or more.
     """
     device = next(model.parameters()).device
     logits = []
@@ -181,11 +211,15 @@ def predict_labels(model: DeepGPS, crops: CropDataset, labels: tuple[str, ...]) 
         logits.append(model.describe(crops.features[rows].to(device), clouds)[1])
     probability = model.probabilities(torch.cat(logits)).cpu()
     columns = {f"p_{name}": probability[:, k].numpy() for k, name in enumerate(labels)}
+    places: dict[str, list[str]] = {}
+    if model.config.multi_label:
+        places = {"predicted_locations": called_places(probability, labels)}
     return pd.DataFrame(
         {
             "protein_id": crops.protein_ids,
             "label": [labels[k] if k >= 0 else "" for k in crops.labels.tolist()],
             "predicted_label": [labels[k] for k in probability.argmax(dim=1).tolist()],
+            **places,
             **columns,
             "n_crops": crops.crop_counts().numpy(),
         }
@@ -263,7 +297,7 @@ def fit(
     crops = load_crops(
         dataset, list(split.index), encoder=config.encoder, labels=plan.labels,
         crop_size_px=plan.model_config.crop_size_px, structures=config.structures,
-        residues=plan.model_config.needs_residues,
+        residues=plan.model_config.needs_residues, max_residues=plan.model_config.max_residues,
     )  # fmt: skip
     parts = {name: list(split.index[split == name]) for name in ("train", "validation", "test")}
     for name in ("train", "validation"):

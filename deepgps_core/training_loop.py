@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import time
 import warnings
 from collections.abc import Iterator
@@ -111,6 +112,9 @@ class DeepGPSModule(pl.LightningModule):
         image_loss, label_loss, penalty = self._losses(batch, "train")
         return image_loss + self.config.label_weight * label_loss + penalty
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.model.after_step()
+
     def validation_step(self, batch: Batch, _: int) -> None:
         self._losses(batch, "validation")
 
@@ -193,6 +197,20 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _checkpoint(last: Path) -> Path | None:
+    """Return the point to resume from, if there is one; nothing in it is executed."""
+    if not last.exists():
+        return None
+    try:
+        torch.load(last, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise InputError(
+            f"{last}: damaged, or no checkpoint of this program; delete {last.parent} and train "
+            "again."
+        ) from None
+    return last
+
+
 def train_network(module: DeepGPSModule, recorder: Recorder, last: Path) -> pl.Trainer:
     """
     Train, going on from `last` if it is there, and return the trainer.
@@ -200,7 +218,8 @@ def train_network(module: DeepGPSModule, recorder: Recorder, last: Path) -> pl.T
     Raises
     ------
     InputError
-        If a batch does not fit into memory, or the loss is not a number.
+        If the checkpoint is damaged, a batch does not fit into memory, or the loss is not a
+        number.
     """
     config = module.config
     precision: Any = config.resolved_precision()
@@ -212,7 +231,7 @@ def train_network(module: DeepGPSModule, recorder: Recorder, last: Path) -> pl.T
                 enable_checkpointing=False, enable_progress_bar=False,
                 enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=last.parent,
             )  # fmt: skip
-            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+            trainer.fit(module, ckpt_path=_checkpoint(last), weights_only=True)
     except torch.OutOfMemoryError:
         raise InputError(
             f"training: a batch of {config.batch_size} crops does not fit into the device's "

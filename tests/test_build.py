@@ -134,3 +134,39 @@ def test_code_behind_figures_and_solutions_is_folded(build: ModuleType) -> None:
     assert [cell.metadata.get("tags", []) for cell in cells] == [
         ["parameters"], ["hide-input"], ["hide-cell", "solution"], ["check"], [],
     ]  # fmt: skip
+
+
+def test_a_book_without_solutions_holds_none(build: ModuleType) -> None:
+    """Laid out for students, no chapter has a solution; laid out as it is, each keeps its own."""
+    pair = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# 01 · One"),
+            nbformat.v4.new_code_cell("tell('answer')", metadata={"tags": ["solution"]}),
+        ],
+        metadata={
+            "deepgps": {"source_sha256": build.sha256_of_text(build.NOTEBOOKS / "01_one.py")}
+        },
+    )
+    nbformat.write(pair, build.NOTEBOOKS / "01_one.ipynb")
+    extension = build.ROOT / "book" / "_ext" / "mine"
+    extension.mkdir(parents=True)
+    (extension / "__init__.py").write_text("")
+    (build.ROOT / "_config.yml").write_text("")
+    (build.ROOT / "_toc.yml").write_text("")
+    for solutions in (True, False):
+        folder = build.BUILD / "laid-out"
+        build.stage(folder, solutions=solutions)
+        text = (folder / "book" / "executed" / "01_one.ipynb").read_text()
+        assert ("answer" in text) == solutions
+        assert (folder / "book" / "_ext" / "mine" / "__init__.py").exists()
+    assert "answer" in (build.NOTEBOOKS / "01_one.ipynb").read_text()
+
+
+def test_the_last_executions_can_be_laid_out(build: ModuleType) -> None:
+    """Without committed pairs, a book of one's own executions still has its pages."""
+    build.EXECUTED.mkdir(parents=True)
+    cells = [nbformat.v4.new_markdown_cell("# 01 · Mine")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), build.EXECUTED / "01_one.ipynb")
+    build.stage(build.BUILD / "laid-out", executed=True, solutions=False)
+    staged = build.BUILD / "laid-out" / "book" / "executed" / "01_one.ipynb"
+    assert "Mine" in staged.read_text()

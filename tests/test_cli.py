@@ -115,7 +115,7 @@ def test_embed_and_predict(
             return {k: np.full(DIM, len(s) % 3, np.float32) for k, s in sequences.items()}
 
     monkeypatch.setattr("deepgps_core.encoders.load_encoder", lambda name: Lengths())
-    monkeypatch.setattr("deepgps_core.predict.load_encoder", lambda name: Lengths())
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Lengths())
     embedded = call("embed", "tiny", "--encoder", "lengths")
     assert embedded.exit_code == 0 and f"12 vectors of {DIM} numbers" in embedded.stdout
     assert set(dataset.features("lengths")) == set(dataset.proteins["protein_id"])
@@ -125,12 +125,17 @@ def test_embed_and_predict(
     nucleus = np.random.default_rng(0).integers(0, 999, (SIZE_PX, SIZE_PX)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "n.tif", nucleus)
     files = ("--fasta", tmp_path / "one.fasta", "--nucleus", tmp_path / "n.tif")
-    done = call("predict", run, *files, "--out", tmp_path / "out")
+    asked = ("predict", "--model", run, *files)
+    done = call(*asked, "--mutate", "K2A,del3", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "predictions.csv", "images.tif", "nucleus.tif",
+        "predictions.csv", "mutations.csv", "images", "nuclei.tif", "report.html",
     }  # fmt: skip
-    refused(call("predict", run, *files, "--out", tmp_path / "out"), "exists already")
+    assert len(list((tmp_path / "out" / "images").glob("*.tif"))) == 3
+    refused(call(*asked, "--out", tmp_path / "out"), "exists already")
+    refused(call(*asked, "--mutate", "R2A", "--out", tmp_path / "b"), "residue 2", "K, not R")
+    refused(call(*asked, "--samples", "3", "--out", tmp_path / "b"), "model that generates")
+    assert not (tmp_path / "b").exists()
 
 
 def test_errors_are_one_line(dataset: Dataset, config: Path, tmp_path: Path) -> None:

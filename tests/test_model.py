@@ -55,6 +55,24 @@ def test_parameter_counts_are_the_published_ones(published: DeepGPS) -> None:
     assert n_parameters(published) == 35_300_418 - 54_249 - 5_400 + 1_311_744 + 656_642
 
 
+@pytest.mark.parametrize(
+    ("fusion", "count"),
+    [
+        ("paper", 4 * (1024**2 + 1024)),  # queries, keys, values, output
+        ("film", 1025 * 2 * (64 + 128 + 256 + 512 + 1024)),  # scale and shift of every channel
+        ("concat", (2 * 1024 + 1) * 1024),  # one 1 x 1 convolution
+        # as "paper", with a projection and a layer norm of residues
+        ("residue_attention", 4 * (1024**2 + 1024) + 1281 * 1024 + 2 * 1280),
+    ],
+)
+def test_each_fusion_has_the_parameters_it_describes(fusion: str, count: int) -> None:
+    """At the published size, counted by hand; the rest of the network is the same."""
+    with torch.device("meta"):
+        model = DeepGPS(DeepGPSConfig(fusion=fusion))
+    assert n_parameters(model.fusion) == count
+    assert n_parameters(model) - count == 37_209_155 - 4_198_400
+
+
 def test_published_shapes(published: DeepGPS) -> None:
     """A 208 x 208 nucleus becomes 1024 x 13 x 13 at the bottleneck and 208 x 208 at the end."""
     with torch.inference_mode():

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted((ROOT / "notebooks").glob("[0-9A]*_*.py"))
+SOURCES = sorted((ROOT / "notebooks").glob("[0-9AB]*_*.py"))
 PAIRS = [path.with_suffix(".ipynb") for path in SOURCES]
 
 

@@ -14,10 +14,10 @@ from tiny import DIM, SIZE_PX, drawn_crop, make_tiny
 from deepgps_core.crops import average_down
 from deepgps_core.dataset import Dataset, InputError
 from deepgps_core.model import DeepGPSConfig
+from deepgps_core.outputs import predict_files
 from deepgps_core.predict import (
     network_image,
     predict,
-    predict_files,
     read_nuclear_image,
 )
 from deepgps_core.runs import Run, TrainingConfig
@@ -38,6 +38,7 @@ class SignEncoder:
 def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the encoder of the name under which the tiny dataset keeps its vectors."""
     monkeypatch.setattr("deepgps_core.predict.load_encoder", lambda name: SignEncoder())
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: SignEncoder())
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +70,13 @@ def test_files_to_labels_and_images(run: Run, files: dict[str, Path]) -> None:
     predicted = predict_files(run.path, **files)
     table = pd.read_csv(files["out"] / "predictions.csv")
     assert list(table["predicted_label"]) == ["Cytoplasm", "Nucleus"]
-    images = tifffile.imread(files["out"] / "images.tif")
-    assert images.shape == (2, SIZE_PX // 2, SIZE_PX // 2)
-    assert np.array_equal(images, predicted.images)
-    inside = tifffile.imread(files["out"] / "nucleus.tif") > 0.5
-    share = [image[inside].mean() / image.mean() for image in images]
+    nucleus = tifffile.imread(files["out"] / "nuclei.tif") / 65535
+    share = []
+    for row, stem in enumerate(table["files"]):
+        image = tifffile.imread(files["out"] / "images" / f"{stem}.tif")
+        assert image.dtype == np.uint16 and image.shape == (SIZE_PX // 2, SIZE_PX // 2)
+        assert image / 65535 == pytest.approx(predicted.images[row], abs=1e-5)
+        share.append(image[nucleus > 0.5].mean() / image.mean())
     assert 2 * share[0] < share[1]
 
 

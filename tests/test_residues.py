@@ -55,11 +55,13 @@ def test_written_and_read_again(tiny: Dataset) -> None:
 
 
 def test_a_second_call_does_nothing(tiny: Dataset) -> None:
-    """The file stays as it is; another limit makes it anew."""
-    path = embed_residues(tiny, CompositionEncoder())
+    """The file stays as it is, with a lower limit, too; a higher one makes it anew."""
+    path = embed_residues(tiny, CompositionEncoder(), max_residues=8)
     before = path.stat().st_mtime_ns
-    assert embed_residues(tiny, CompositionEncoder()).stat().st_mtime_ns == before
-    assert embed_residues(tiny, CompositionEncoder(), max_residues=4).stat().st_mtime_ns != before
+    for limit in (8, 4):
+        again = embed_residues(tiny, CompositionEncoder(), max_residues=limit)
+        assert again.stat().st_mtime_ns == before
+    assert embed_residues(tiny, CompositionEncoder(), max_residues=9).stat().st_mtime_ns != before
 
 
 def test_goes_on_where_it_was_stopped(tiny: Dataset) -> None:
@@ -142,3 +144,24 @@ def test_the_one_training_path_trains_it(tiny: Dataset, label_loss: str) -> None
     error = (prediction.image - batch.protein_image).abs().mean(dim=(1, 2, 3))
     kept = run.crops.set_index("crop_id").loc[list(crops.crop_ids), "image_loss"]
     np.testing.assert_allclose(error.numpy(), kept.to_numpy(float), rtol=1e-4)
+
+
+def test_a_model_reads_as_many_residues_as_it_says(tiny: Dataset) -> None:
+    """More kept than read changes nothing; fewer kept is an error that says so."""
+    encoder = CompositionEncoder()
+    tiny.write_features(encoder.name, encoder.embed(tiny.sequences()))
+    config = DeepGPSConfig(
+        sequence_dim=20, hidden_dim=16, width=4, depth=2, crop_size_px=48,
+        fusion="residue_attention", max_residues=6,
+    )  # fmt: skip
+    training = TrainingConfig(encoder="composition", epochs=1, batch_size=8)
+    embed_residues(tiny, encoder, max_residues=4)
+    with pytest.raises(InputError, match="keeps 4 residues.*reads 6"):
+        fit(tiny, "random-0", config, training, tiny.path / "run-4")
+    runs = []
+    for kept in (6, 512):
+        embed_residues(tiny, encoder, max_residues=kept)
+        runs.append(fit(tiny, "random-0", config, training, tiny.path / f"run-{kept}"))
+    assert runs[0].hash == runs[1].hash
+    ours, theirs = (run.model.state_dict() for run in runs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

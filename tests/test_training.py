@@ -11,11 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from tiny import CROPS_PER_PROTEIN, make_tiny
+from typer.testing import CliRunner
 
 from deepgps_core import training_loop
+from deepgps_core.cli import app
 from deepgps_core.crops import CropLoader, average_down, flip_and_rotate, load_crops
-from deepgps_core.dataset import Dataset, InputError
+from deepgps_core.dataset import Dataset, InputError, write_table
 from deepgps_core.losses import losses
 from deepgps_core.model import DeepGPSConfig
 from deepgps_core.runs import Run, TrainingConfig, load_run
@@ -112,6 +116,41 @@ def test_same_seed_same_numbers(run: Run, dataset: Dataset, tmp_path: Path) -> N
     assert other.history["train_image_loss"][0] != run.history["train_image_loss"][0]
 
 
+def test_the_command_line_repeats_a_run(dataset: Dataset, tmp_path: Path) -> None:
+    """A run's config.yaml is enough to train it again, on its own split, to the last bit."""
+    parts = dataset.split("random-0").sort_index(ascending=False)
+    dataset.write_split("backwards", pd.Series(parts.to_numpy()[::-1], parts.index))
+    config = changed(epochs=2, augment=True, crops_per_protein=3, standardize_features=True)
+    model = dataclasses.replace(MODEL, fusion="concat", label_loss="focal")
+    run = fit(dataset, "backwards", model, config, tmp_path / "run")
+    again = tmp_path / "again"
+    command = ["train", str(dataset.path), "--config", str(run.path / "config.yaml")]
+    result = CliRunner().invoke(app, [*command, "--run", str(again)])
+    assert result.exit_code == 0, result.output
+    same_numbers(run, load_run(again))
+    assert load_run(again).hash == run.hash
+
+
+def test_places_of_a_multi_label_head(tmp_path: Path) -> None:
+    """Proteins in both places train it; each class has a probability, and places are named."""
+    dataset = make_tiny(tmp_path / "tiny")
+    table = dataset.proteins.copy()
+    table.loc[:3, ["locations", "label"]] = ["Cytoplasm;Nucleus", ""]
+    write_table(table, dataset.path / "proteins.csv")
+    dataset = Dataset(dataset.path)
+    model = dataclasses.replace(MODEL, label_loss="multi_label")
+    run = fit(dataset, "random-0", model, changed(epochs=8), tmp_path / "run")
+    p = run.proteins.set_index("protein_id")[["p_Cytoplasm", "p_Nucleus"]]
+    assert not np.allclose(p.sum(axis=1), 1, atol=0.05)
+    called = run.proteins.set_index("protein_id")["predicted_locations"]
+    for protein_id, places in called.items():
+        above = [name for name in run.labels if p.loc[protein_id, f"p_{name}"] >= 0.5]
+        best = run.labels[int(p.loc[protein_id].to_numpy().argmax())]
+        assert places == (";".join(above) or best)
+    assert (run.proteins.loc[:3, "label"] == "").all()
+    assert run.history["train_label_loss"].iloc[-1] < run.history["train_label_loss"].iloc[0]
+
+
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_killed_training_goes_on(
     epoch: int, run: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -141,6 +180,54 @@ def test_killed_training_goes_on(
     resumed = fit(dataset, "random-0", MODEL, TRAINING, tmp_path / "run")
     assert started == list(range(epoch, TRAINING.epochs))
     same_numbers(run, resumed)
+
+
+class Malicious:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_executes_nothing(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume checkpoint that holds code is refused, and the code does not run."""
+    with monkeypatch.context() as patch:
+        patch.setattr("deepgps_core.training._write_run", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit(dataset, "random-0", MODEL, TRAINING, tmp_path / "run")
+    checkpoint = tmp_path / "run" / ".resume" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)  # as it is written, it is harmless
+    torch.save(content | {"extra": Malicious(tmp_path / "executed")}, checkpoint)
+    with pytest.raises(InputError, match="last.ckpt.*train.*again"):
+        fit(dataset, "random-0", MODEL, changed(epochs=3), tmp_path / "run")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.gpu
+def test_weights_of_another_device_load_here(run: Run, dataset: Dataset, tmp_path: Path) -> None:
+    """Trained on a GPU, the weights open on the CPU and draw the same there."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    trained = fit(dataset, "random-0", MODEL, TRAINING, tmp_path / "run")
+    assert {p.device.type for p in trained.model.parameters()} == {"cpu"}
+    crops = load_crops(dataset, ["P09"], encoder="drawn", labels=run.labels, crop_size_px=24)
+    ((_, here),) = predict_crops(trained.model, crops)
+    ((_, there),) = predict_crops(load_run(trained.path).model.to("cuda"), crops)
+    assert torch.allclose(here.image, there.image.cpu(), atol=1e-4)
+
+
+def test_weights_know_no_device(run: Run) -> None:
+    """The file holds numbers alone; any device takes them, the memory layout left behind."""
+    with safe_open(run.path / "model.safetensors", framework="pt") as archive:
+        assert archive.metadata() is None
+    loaded = load_file(run.path / "model.safetensors", device="cpu")
+    assert all(tensor.is_contiguous() for tensor in loaded.values())
+    assert set(loaded) == set(run.model.state_dict())
 
 
 def test_finished_run_is_returned_and_protected(
@@ -272,6 +359,17 @@ def test_a_label_unknown_to_the_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'P01' has label 'Nucleus'.*does not know"):
         fit(dataset, "random-0", dataclasses.replace(MODEL, n_classes=1), TRAINING,
             tmp_path / "run")  # fmt: skip
+
+
+def test_a_vector_that_is_no_number_is_named(tmp_path: Path) -> None:
+    """NaN in one protein's vector is told by protein and file, before anything is trained."""
+    dataset = make_tiny(tmp_path / "tiny")
+    vectors = dataset.features("drawn")
+    vectors["P03"][2] = np.nan
+    dataset.write_features("drawn", vectors)
+    with pytest.raises(InputError, match="drawn.npz.*'P03'.*NaN"):
+        fit(dataset, "random-0", MODEL, TRAINING, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_damaged_runs_are_named(run: Run, tmp_path: Path) -> None:

@@ -34,12 +34,31 @@ SINGLE_2 = LABELS[:2]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetPlan:
-    """How many proteins of which kind an embedded dataset holds, and how many fields of each."""
+    """
+    How many proteins of which kind an embedded dataset holds, and how many fields of each.
+
+    Parameters
+    ----------
+    n_per_label : mapping of str to int
+    n_multi, fields_per_protein : int
+    multi_locations : tuple of str
+        Location sets of the multi-localized proteins.
+    of : str
+        Name of another plan from whose proteins these are drawn, for a second cell line.
+    n_moved : int
+        So many of them, half cytoplasmic and half nuclear, are drawn at the other's place: in
+        this cell line they are elsewhere than the table says.
+    stained : bool
+        Fixed U-2 OS-like cells, stained with antibodies, instead of living HEK293T-like ones.
+    """
 
     n_per_label: Mapping[str, int]
     n_multi: int
     fields_per_protein: int
     multi_locations: tuple[str, ...] = ("Cytoplasm;Nucleus",)
+    of: str = ""
+    n_moved: int = 0
+    stained: bool = False
 
 
 #: 240 proteins: small enough to simulate, segment and train on within minutes on two cores.
@@ -61,8 +80,22 @@ FULL_PLAN = DatasetPlan(
     fields_per_protein=5,
     multi_locations=("Cytoplasm;Nucleus", "Cytoplasm;Membrane"),
 )
+#: A second cell line for 56 of the demonstration's proteins: two antibodies, one field of each.
+DEMO_U2OS_PLAN = DatasetPlan(
+    n_per_label=MappingProxyType({"Cytoplasm": 28, "Nucleus": 28}), n_multi=0,
+    fields_per_protein=2, of="embedded-demo", n_moved=6, stained=True,
+)  # fmt: skip
+FULL_U2OS_PLAN = DatasetPlan(
+    n_per_label=MappingProxyType({"Cytoplasm": 180, "Nucleus": 180}), n_multi=0,
+    fields_per_protein=4, of="embedded-full", n_moved=36, stained=True,
+)  # fmt: skip
 PLANS: Mapping[str, DatasetPlan] = MappingProxyType(
-    {"embedded-demo": DEMO_PLAN, "embedded-full": FULL_PLAN}
+    {
+        "embedded-demo": DEMO_PLAN,
+        "embedded-full": FULL_PLAN,
+        "embedded-u2os": DEMO_U2OS_PLAN,
+        "embedded-u2os-full": FULL_U2OS_PLAN,
+    }
 )
 
 
@@ -165,8 +198,27 @@ def demo_proteins(
 
 
 def plan_proteins(plan: DatasetPlan, seed: int = 0) -> pd.DataFrame:
-    """Return the proteins of an embedded dataset; see `demo_proteins`."""
-    return demo_proteins(plan.n_per_label, plan.n_multi, seed, multi_locations=plan.multi_locations)
+    """
+    Return the proteins of an embedded dataset; see `demo_proteins`.
+
+    Labels and locations are where this dataset's images show a protein: those of moved proteins
+    differ from the packaged table's.
+    """
+    if not plan.of:
+        return demo_proteins(
+            plan.n_per_label, plan.n_multi, seed, multi_locations=plan.multi_locations
+        )
+    others = plan_proteins(PLANS[plan.of], seed)
+    order = np.random.default_rng([seed, len(others)]).permutation(len(others))
+    shuffled, chosen = others.iloc[order], []
+    for label, count in plan.n_per_label.items():
+        of_label = shuffled[shuffled["label"] == label].head(count).copy()
+        if label in SINGLE_2:  # the first of each class change places
+            elsewhere = SINGLE_2[1 - SINGLE_2.index(label)]
+            moved = of_label.index[: plan.n_moved // 2]
+            of_label.loc[moved, ["label", "locations"]] = elsewhere
+        chosen.append(of_label)
+    return pd.concat(chosen).sort_values("protein_id", ignore_index=True)
 
 
 def ensure_dataset(name: str, *, seed: int = 0, workers: int | None = None) -> Dataset:
@@ -178,7 +230,7 @@ def ensure_dataset(name: str, *, seed: int = 0, workers: int | None = None) -> D
     Parameters
     ----------
     name : str
-        ``embedded-demo``, ``embedded-full``, or any folder that exists under the data root.
+        A key of `PLANS`, or any folder that exists under the data root.
     seed : int
         Of the draw of proteins and of the simulation.
     workers : int, optional
@@ -198,8 +250,9 @@ def ensure_dataset(name: str, *, seed: int = 0, workers: int | None = None) -> D
             "fetch it with `deepgps fetch` or set DEEPGPS_DATA."
         )
     # here and not above, so that reading the table stays quick
-    from deepgps_core.sources.simulated import SimulationConfig, simulate_dataset
+    from deepgps_core.sources.simulated import U2OS_STAINED, SimulationConfig, simulate_dataset
 
     plan = PLANS[name]
-    config = SimulationConfig(seed=seed, fields_per_protein=plan.fields_per_protein)
+    microscope = U2OS_STAINED if plan.stained else SimulationConfig()
+    config = dataclasses.replace(microscope, seed=seed, fields_per_protein=plan.fields_per_protein)
     return simulate_dataset(path, plan_proteins(plan, seed), config, workers=workers, labels=LABELS)

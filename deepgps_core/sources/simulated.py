@@ -33,6 +33,7 @@ from deepgps_core.dataset import (
     sha256_of,
 )
 from deepgps_core.sources._cells import CellGeometry, Cells, draw_cells, smooth_noise
+from deepgps_core.sources._staining import Staining, stain, through_jpeg
 from deepgps_core.sources._textures import TEXTURES
 
 #: What the location words of UniProt (as SCL2205 writes them) look like under the microscope.
@@ -56,7 +57,9 @@ class SimulationConfig:
     The microscope and the cells under it.
 
     Intensities are camera counts. ``background`` and ``nuclear_signal`` are medians measured in
-    OpenCell's Hoechst channel; the protein's brightness is drawn anew for each protein.
+    OpenCell's Hoechst channel; the protein's brightness is drawn anew for each protein. Without
+    ``staining`` the cells live and their proteins carry a dye, as OpenCell's do; with it they are
+    fixed, stained with antibodies and stored as JPEG, as the Human Protein Atlas's are.
     """
 
     seed: int = 0
@@ -77,6 +80,14 @@ class SimulationConfig:
     read_noise: float = 9.0
     out_of_focus_share: float = 0.05
     debris_per_field: float = 2.0
+    staining: Staining | None = None
+
+    def identity(self, proteins: Sequence[str] = ()) -> str:
+        """Return 16 hexadecimal digits that change with anything that changes an image."""
+        settings = dataclasses.asdict(self) | {"proteins": list(proteins)}
+        if self.staining is None:  # so that folders older than the option keep their name
+            del settings["staining"]
+        return config_hash(settings)
 
 
 #: Larger, flatter, sparser cells: a second cell line for comparisons.
@@ -88,6 +99,8 @@ U2OS_LIKE = SimulationConfig(
     ),
     nuclear_signal=2300.0, haze_share=0.12, protein_signal_spread=0.8,
 )  # fmt: skip
+#: The same cells as the Human Protein Atlas shows them: fixed, two antibodies a protein, JPEG.
+U2OS_STAINED = dataclasses.replace(U2OS_LIKE, staining=Staining(), blur_px=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,11 +264,18 @@ def simulate_field(
     protein = _draw_protein(categories, _stream(config, protein_id, "protein"), config)
     rng = _stream(config, protein_id, field_number, "texture")
     density = protein.brightness * _protein_density(categories, protein, cells, rng)
+    if config.staining:
+        number = field_number % config.staining.antibodies
+        antibody = _stream(config, protein_id, number, "antibody")
+        density = stain(density, cells, config.staining, antibody, rng)
     shown = _expose(
         density.astype(np.float32), config.protein_background, rng, config,
         sharpness=protein.sharpness,
     )  # fmt: skip
-    return SimulatedField(np.stack([nuclear, shown]), cells.nuclei, cells.cells)
+    channels = [nuclear, shown]
+    if config.staining:
+        channels = [through_jpeg(x, config.staining.jpeg_quality) for x in channels]
+    return SimulatedField(np.stack(channels), cells.nuclei, cells.cells)
 
 
 def _write_field(
@@ -309,7 +329,7 @@ def simulate_dataset(
         If a location is unknown, or the folder holds a dataset of another configuration.
     """
     path, config = Path(path), config or SimulationConfig()
-    identity = config_hash(dataclasses.asdict(config) | {"proteins": list(proteins["protein_id"])})
+    identity = config.identity(list(proteins["protein_id"]))
     if (path / "dataset.yaml").exists():
         dataset = Dataset(path)
         if dataset.info.config_hash == identity:

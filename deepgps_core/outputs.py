@@ -1,0 +1,221 @@
+"""
+From files to files: a FASTA and a nucleus image in, a folder of labels, images and a report out.
+
+All inputs are read and checked before anything is computed, and the folder appears whole or not
+at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tifffile
+
+from deepgps_core.dataset import InputError
+from deepgps_core.mutations import compare_mutants, mutate
+from deepgps_core.predict import Predicted, read_nuclear_image
+from deepgps_core.predictor import ModelInfo, Predictor, load_predictor
+from deepgps_core.report import png_bytes, render_report
+from deepgps_core.sources.uniprot import read_fasta
+
+
+def file_stem(number: int, protein_id: str) -> str:
+    """
+    Return a file name for a protein that is unique by its number and harmless on any system.
+
+    Examples
+    --------
+    >>> file_stem(3, "../sp|P04637|P53")
+    '0003_sp_P04637_P53'
+    """
+    cleaned = re.sub(r"[^A-Za-z0-9-]+", "_", protein_id).strip("_")[:60]
+    return f"{number:04d}_{cleaned}" if cleaned else f"{number:04d}"
+
+
+def _as_uint16(image: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(image, 0, 1) * 65535).astype(np.uint16)
+
+
+def _write_tiff(path: Path, images: np.ndarray, pixel_size_um: float) -> None:
+    """Write (n, H, W) in [0, 1] as 16-bit pages, with the pixel size where ImageJ looks for it."""
+    tifffile.imwrite(
+        path, _as_uint16(images), imagej=True, resolution=(1 / pixel_size_um, 1 / pixel_size_um),
+        metadata={"axes": "ZYX", "unit": "um"},
+    )  # fmt: skip
+
+
+def write_results(
+    predicted: Predicted,
+    info: ModelInfo,
+    folder: Path | str,
+    *,
+    mutations: pd.DataFrame | None = None,
+) -> None:
+    """
+    Write a prediction as a new folder.
+
+    ``predictions.csv`` (its column ``files`` names the images), ``images/<n>_<id>.png`` (beside
+    the first nucleus) and ``.tif`` (16 bit, a page a nucleus), ``nuclei.tif``, ``report.html``,
+    and ``mutations.csv`` where there are any.
+
+    Raises
+    ------
+    InputError
+        If the folder is there already; nothing is written then.
+    """
+    folder = Path(folder)
+    check_new(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    (temporary / "images").mkdir(parents=True)
+    try:
+        _write_images(predicted, temporary)
+        stems = [file_stem(n, name) for n, name in enumerate(predicted.table["protein_id"])]
+        table = predicted.table.assign(files=stems, model=info.name, notice=info.notice)
+        _write_csv(table, temporary / "predictions.csv")
+        if mutations is not None:
+            _write_csv(mutations, temporary / "mutations.csv")
+        page = render_report(predicted, info, mutations=mutations)
+        (temporary / "report.html").write_text(page, encoding="utf-8")
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    # spreadsheets run what begins like a formula; a leading apostrophe makes it text
+    text = table.select_dtypes(exclude="number").columns
+    safe = table.copy()
+    for name in text:
+        safe[name] = pd.Series([_harmless(value) for value in table[name]], index=table.index)
+    safe.to_csv(path, index=False, lineterminator="\n", float_format="%.5f")
+
+
+def _harmless(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+
+
+def _write_images(predicted: Predicted, folder: Path) -> None:
+    images, nuclei = predicted.images_by_nucleus, predicted.nuclear_images
+    if images is None or nuclei is None:
+        images, nuclei = predicted.images[:, None], predicted.nuclear_image[None]
+    _write_tiff(folder / "nuclei.tif", nuclei, predicted.pixel_size_um)
+    for number, name in enumerate(predicted.table["protein_id"]):
+        path = folder / "images" / file_stem(number, name)
+        path.with_name(f"{path.name}.png").write_bytes(png_bytes(images[number, 0]))
+        _write_tiff(path.with_name(f"{path.name}.tif"), images[number], predicted.pixel_size_um)
+
+
+def check_new(folder: Path) -> None:
+    """Raise InputError if the folder is there already."""
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; name another folder or remove it.")
+
+
+def mutations_of(sequences: Mapping[str, str], mutations: Sequence[str]) -> dict[str, list[str]]:
+    """
+    Say which mutation is of which protein: ``ID=R12A`` of one, ``R12A`` of all.
+
+    Raises
+    ------
+    InputError
+        If a protein is not among the sequences.
+    """
+    found: dict[str, list[str]] = {name: [] for name in sequences}
+    for text in mutations:
+        name, equals, of_one = text.rpartition("=")
+        if equals and name not in found:
+            raise InputError(
+                f"mutation {text[:40]!r}: no protein {name[:40]!r} in the FASTA; write its "
+                "identifier before the equals sign."
+            )
+        for owner in [name] if equals else found:
+            found[owner].append(of_one)
+    return found
+
+
+def predict_with_mutants(
+    model: Predictor,
+    sequences: Mapping[str, str],
+    nuclear_image: np.ndarray | None,
+    mutations: Sequence[str],
+    *,
+    pixel_size_um: float | None = None,
+    samples: int = 0,
+    max_nuclei: int = 8,
+) -> tuple[Predicted, pd.DataFrame | None]:
+    """
+    Predict proteins and their mutants, and compare these.
+
+    Returns
+    -------
+    predicted : Predicted
+        Rows of the proteins, then of the mutants, named ``<id> <mutation>``.
+    compared : DataFrame or None
+        As `compare_mutants` returns it; None without mutations.
+    """
+    asked = mutations_of(sequences, mutations)
+    mutants = {
+        f"{name} {text}": mutate(sequences[name], text, name)
+        for name, texts in asked.items()
+        for text in texts
+    }  # all are checked before anything is computed
+    predicted = model.predict(
+        {**sequences, **mutants}, nuclear_image, pixel_size_um=pixel_size_um, samples=samples,
+        max_nuclei=max_nuclei,
+    )  # fmt: skip
+    if not mutants:
+        return predicted, None
+    tables = [
+        compare_mutants(model, name, sequences[name], texts)
+        for name, texts in asked.items()
+        if texts
+    ]
+    return predicted, pd.concat(tables, ignore_index=True)
+
+
+def predict_files(
+    model: Path | str,
+    fasta: Path | str,
+    nucleus: Path | str | None,
+    out: Path | str,
+    *,
+    mutations: Sequence[str] = (),
+    pixel_size_um: float | None = None,
+    samples: int = 0,
+    max_nuclei: int = 8,
+) -> Predicted:
+    """
+    Predict from a FASTA file and a nucleus image file, and write the results as a new folder.
+
+    Parameters
+    ----------
+    model : Path or str
+        As `predictor.load_predictor` takes it.
+    nucleus : Path or str, optional
+        None: the simulated nucleus that ships.
+    out : Path or str
+        A new folder, laid out as `write_results` says.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used, a mutation does not fit, or `out` is there already.
+    """
+    check_new(Path(out))
+    sequences = read_fasta(Path(fasta))
+    image = None if nucleus is None else read_nuclear_image(nucleus)
+    opened = load_predictor(model)
+    predicted, compared = predict_with_mutants(
+        opened, sequences, image, mutations, pixel_size_um=pixel_size_um, samples=samples,
+        max_nuclei=max_nuclei,
+    )  # fmt: skip
+    write_results(predicted, opened.info, out, mutations=compared)
+    return predicted

@@ -1,0 +1,144 @@
+"""
+From noise to samples: the ordinary differential equation of a flow, solved in few steps.
+
+A flow is a velocity field v(x, t) that carries noise at t = 0 to images at t = 1. Two solvers
+are enough for paths as straight as those of conditional flow matching (Lipman et al. 2023; Liu
+et al. 2023), and they are thirty lines; `torchcfm`, `flow_matching` and `diffusers` would bring
+schedulers, pipelines and further packages of which nothing else would be used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepgps_core.dataset import InputError
+
+#: x (B, C, H, W) and t (B,) -> velocity (B, C, H, W)
+Velocity = Callable[[Tensor, Tensor], Tensor]
+SOLVERS = ("euler", "heun")
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """
+    Map [0, 1] onto itself with smaller steps near 0 (Esser et al. 2024), for a shift above 1.
+
+    Averaged over thousands of pixels, noise is small: where a protein goes is settled within the
+    first hundredths of the way, and equal steps would walk past the fork.
+
+    Examples
+    --------
+    >>> shifted(torch.tensor([0.0, 0.5, 1.0]), 3.0).tolist()
+    [0.0, 0.25, 1.0]
+    """
+    return u / (shift - (shift - 1) * u)
+
+
+def integrate(
+    velocity: Velocity, noise: Tensor, steps: int, solver: str = "euler", shift: float = 1.0
+) -> Tensor:
+    """
+    Follow a velocity field from t = 0 to t = 1.
+
+    Parameters
+    ----------
+    velocity : callable
+        Takes x (B, C, H, W) and t (B,).
+    noise : Tensor, shape (B, C, H, W)
+        Where to begin.
+    steps : int
+        At least 1.
+    solver : str
+        "euler" asks for one velocity a step; "heun" for two, and its error falls with the square
+        of the step.
+    shift : float
+        1 for equal steps; more for smaller ones at the beginning, see `shifted`.
+
+    Returns
+    -------
+    x : Tensor, shape (B, C, H, W)
+
+    Raises
+    ------
+    InputError
+        If the solver is unknown or there is no step.
+
+    Examples
+    --------
+    >>> integrate(lambda x, t: torch.ones_like(x), torch.zeros(1, 1, 1, 1), 4).item()
+    1.0
+    """
+    if solver not in SOLVERS or steps < 1:
+        raise InputError(
+            f"sampler: solver {solver!r} with {steps} steps; choose {' or '.join(SOLVERS)} and at "
+            "least 1 step."
+        )
+    x, grid = noise, shifted(torch.arange(steps + 1) / steps, shift).tolist()
+    for begin, end in zip(grid, grid[1:], strict=False):
+        t, step = x.new_full((len(x),), begin), end - begin
+        slope = velocity(x, t)
+        if solver == "heun":
+            slope = (slope + velocity(x + step * slope, t + step)) / 2
+        x = x + step * slope
+    return x
+
+
+def guided(with_sequence: Velocity, without: Velocity, guidance: float) -> Velocity:
+    """
+    Combine two velocity fields by classifier-free guidance (Ho and Salimans 2022).
+
+    ``without + guidance * (with_sequence - without)``: 1 is the field with the sequence itself
+    (and `without` is not asked), 0 the one without, more than 1 exaggerates what it says.
+    """
+    if guidance == 1:
+        return with_sequence
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        base = without(x, t)
+        return base + guidance * (with_sequence(x, t) - base)
+
+    return velocity
+
+
+def image_key(image: np.ndarray | Tensor) -> str:
+    """
+    Name an image by its content, rounded to 8 bits: equal on every device and in every batch.
+
+    Parameters
+    ----------
+    image : ndarray or Tensor, shape (H, W)
+        Intensities in [0, 1].
+    """
+    array = image.detach().cpu().float().numpy() if isinstance(image, Tensor) else image
+    gray = np.rint(np.asarray(array, dtype=np.float32) * 255).astype(np.int16)
+    return hashlib.sha256(gray.tobytes()).hexdigest()[:16]
+
+
+def draw_noise(keys: Sequence[str], height: int, width: int, seed: int = 0) -> Tensor:
+    """
+    Draw standard normal noise for images, each from a generator of its own.
+
+    Parameters
+    ----------
+    keys : sequence of str
+        What each image is of, such as protein, nucleus and number of the sample: the same key and
+        seed give the same noise, whatever else is drawn, in whichever batch.
+    height, width : int
+    seed : int
+
+    Returns
+    -------
+    noise : Tensor, shape (N, 1, height, width), dtype float32
+        On the CPU.
+    """
+    out = torch.empty(len(keys), 1, height, width)
+    generator = torch.Generator()
+    for image, key in zip(out, keys, strict=True):
+        digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+        generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        image.normal_(generator=generator)
+    return out
