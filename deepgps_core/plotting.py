@@ -26,6 +26,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from deepgps_core.figure_data import as_csv, figure_data
+
 #: Okabe and Ito's palette: told apart with any common color blindness, and in grey by order.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 #: One color a localization, the same in every chapter.
@@ -62,27 +64,27 @@ def use_book_style() -> None:
     )
 
 
-def _encoded(fig: Figure) -> tuple[str, str]:
-    """Return the picture's media type and its bytes in base64; large ones are compressed."""
+def _encoded(fig: Figure) -> str:
+    """Return the picture as WebP in base64; large ones with some loss."""
     buffer = io.BytesIO()
     # no creation date or software version: the same figure gives the same bytes
     fig.savefig(buffer, format="png", metadata={"Software": None})
-    kind = "image/png"
-    if buffer.tell() > MAX_PNG_BYTES:  # micrographs: noise does not compress without loss
-        image = Image.open(buffer).convert("RGB")
-        buffer, kind = io.BytesIO(), "image/webp"
-        image.save(buffer, format="webp", quality=80, method=6)
-    return kind, base64.b64encode(buffer.getvalue()).decode()
+    # micrographs: noise does not compress without loss
+    loss = {"quality": 80, "method": 6} if buffer.tell() > MAX_PNG_BYTES else {"lossless": True}
+    image = Image.open(buffer).convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, format="webp", **loss)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def show(fig: Figure, *, caption: str, alt: str) -> None:
     """
-    Display a figure with its caption and its alt text, and close it.
+    Display a figure with its caption, its alt text and its numbers as CSV, and close it.
 
     Parameters
     ----------
     fig : Figure
-        What to show.
+        What to show; the numbers are read back from it (`figure_data.figure_data`).
     caption : str
         What it is, n, what error bars are, and what to conclude. Says *simulated* where the
         images are.
@@ -96,15 +98,28 @@ def show(fig: Figure, *, caption: str, alt: str) -> None:
     """
     if not caption.strip() or not alt.strip():
         raise ValueError("a figure needs a caption and an alt text")
-    kind, data = _encoded(fig)
+    data = _encoded(fig)  # first: drawing settles where the ticks stand
+    numbers = _numbers_link(fig)
     width = round(fig.get_figwidth() * 100)
     plt.close(fig)
     markup = (
         f'<figure class="deepgps-figure"><img alt="{html.escape(alt, quote=True)}" width="{width}" '
-        f'src="data:{kind};base64,{data}"><figcaption>{html.escape(caption)}</figcaption>'
-        "</figure>"
+        f'src="data:image/webp;base64,{data}"><figcaption>{html.escape(caption)}{numbers}'
+        "</figcaption></figure>"
     )
     display(HTML(markup))
+
+
+def _numbers_link(fig: Figure) -> str:
+    """Return a link that saves what is drawn as CSV, or nothing where there is only pictures."""
+    table = figure_data(fig)
+    if table.empty:
+        return ""
+    content = base64.b64encode(as_csv(table).encode()).decode()
+    return (
+        ' <a class="figure-csv" download="figure.csv" aria-label="The numbers in this figure as '
+        f'CSV" href="data:text/csv;charset=utf-8;base64,{content}">CSV</a>'
+    )
 
 
 def tell(text: str) -> None:

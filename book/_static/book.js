@@ -36,6 +36,10 @@
       link.href = URL.createObjectURL(new Blob([csv(table)], { type: "text/csv" }));
       table.after(link);
     });
+    document.querySelectorAll("a.figure-csv").forEach((link, index) => {
+      link.setAttribute("aria-label", `Figure ${index + 1} of this page: its numbers as CSV`);
+      link.download = `${page}_figure_${index + 1}.csv`;
+    });
   }
 
   document.addEventListener("DOMContentLoaded", () => {
