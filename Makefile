@@ -1,7 +1,7 @@
 # make book, make test; `make help` lists the rest. Everything happens in .venv, made on demand.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: book test edition check-pages pdf record lint lock clean help
+.PHONY: book test edition check-pages pdf bench record lint lock clean help
 
 PY ?= python3
 BIN := .venv/bin
@@ -49,6 +49,9 @@ check-pages: .venv/.installed  ## open every page of the edition in a browser: o
 
 pdf: .venv/.installed  ## print the edition as one PDF; needs Chromium
 	$(BIN)/python book/print_book.py $(EDITION_AT) _build/deepgps-reproduced.pdf
+
+bench: .venv/.installed  ## measure speed, ours beside others' (ONLY=serving_load)
+	$(BIN)/python -m benchmarks $(ONLY)
 
 record: .venv/.installed  ## keep the last executions (of ONLY=...) as the edition of record
 	$(BIN)/python book/build.py record --only "$(ONLY)"

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from deepgps_core import __version__, cli_fetch_more
 from deepgps_core.cli_import import import_images
+from deepgps_core.cli_serve import export_submissions, serve
 from deepgps_core.dataset import Dataset, InputError, data_root
 from deepgps_core.new_analysis import new_analysis_command
 
@@ -108,6 +109,8 @@ def simulate(
 
 app.command()(import_images)
 app.command("new-analysis")(new_analysis_command)
+app.command()(serve)
+app.command("export-submissions")(export_submissions)
 
 
 @app.command()

@@ -79,9 +79,9 @@ def write_results(
         _write_images(predicted, temporary)
         stems = [file_stem(n, name) for n, name in enumerate(predicted.table["protein_id"])]
         table = predicted.table.assign(files=stems, model=info.name, notice=info.notice)
-        _write_csv(table, temporary / "predictions.csv")
+        write_csv(table, temporary / "predictions.csv")
         if mutations is not None:
-            _write_csv(mutations, temporary / "mutations.csv")
+            write_csv(mutations, temporary / "mutations.csv")
         page = render_report(predicted, info, mutations=mutations)
         (temporary / "report.html").write_text(page, encoding="utf-8")
         os.replace(temporary, folder)
@@ -89,7 +89,8 @@ def write_results(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV in which no text can be taken for a formula."""
     # spreadsheets run what begins like a formula; a leading apostrophe makes it text
     text = table.select_dtypes(exclude="number").columns
     safe = table.copy()
