@@ -188,6 +188,11 @@ assert accuracy["sure"].low > accuracy["unsure"].high, "the flag does not separa
 # model has a token; predict again; note what the label lost. This is **occlusion**. It asks the
 # model, not the cell. The classical signal is one or two clusters of lysines and arginines
 # {cite}`kalderon1984`; where a sequence matches a pattern of it is marked.
+#
+# **Attention** is the other usual answer. The models that ship have none over residues: their
+# vector is a mean. [Chapter 07](07_what_the_attention_does) trains a network that has, finds a
+# residue that was planted, and then compares the maps of two trainings; read that before believing
+# a map.
 
 # %%
 SIGNAL = re.compile(r"KR.{10,12}K[KR].[KR]|[KR]{4,}|K[KR].[KR]")

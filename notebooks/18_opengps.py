@@ -40,6 +40,7 @@ FIELD_SIZE_PX = 600  # of that image
 import atexit
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -257,6 +258,33 @@ assert client.post("/api/predictions", json=mistakes["a number in a sequence"]).
 assert client.get("/jobs/" + "A" * 32).status_code == 404, "a link was guessed"
 policy = client.get("/").headers["Content-Security-Policy"]
 assert "default-src 'none'" in policy and "unsafe" not in policy
+
+# %% [markdown]
+# ## How much can it take?
+#
+# `make bench ONLY=serving_load` starts a server with one worker, asks for one protein and for a
+# hundred, and then lets fifty visitors who never rest loose on it for a minute. What it last gave:
+
+# %%
+recorded = {}
+for path in sorted(Path("benchmarks/results").glob("serving_*.json")):
+    found = json.loads(path.read_text(encoding="utf-8"))
+    one = found["one_protein_s"]
+    recorded[found["machine"]] = {
+        "answers in all": f"{found['answers']:,}",
+        "failed": f"{found['failed']:,}",
+        "half of them within": f"{found['all']['p50_ms']:.0f} ms",
+        "95 % of them within": f"{found['all']['p95_ms']:.0f} ms",
+        "jobs accepted meanwhile": f"{found['jobs_accepted']:,}",
+        "of these done": f"{found['jobs_ended'].get('done', 0):,}",
+        "queue empty after": f"{found['drain_s']:.0f} s",
+        "one protein": f"{one['median']:.2f} s, at most {one['worst']:.2f} s",
+        "first one after the start": f"{found['first_prediction_s']:.1f} s",
+        "a hundred proteins": f"{found['hundred_proteins_s']:.0f} s",
+    }
+if not recorded:
+    tell("No result is kept here: `make bench ONLY=serving_load` measures it.")
+pd.DataFrame(recorded)
 
 # %% [markdown]
 # ## Hand in an image

@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException, SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from deepgps_core.mutations import CHANGE_THRESHOLD
 from opengps import api, pages, security, submit_pages
 from opengps.context import models
 from opengps.database import open_database
@@ -51,7 +52,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     security.protect(app)
     for blueprint in (pages.blueprint, submit_pages.blueprint, api.blueprint):
         app.register_blueprint(blueprint)
-    app.jinja_env.globals.update(title_of=title_of, models=models)
+    app.jinja_env.globals.update(
+        title_of=title_of, models=models, change_threshold=CHANGE_THRESHOLD
+    )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     _handle_errors(app)
     return app
