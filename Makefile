@@ -23,7 +23,7 @@ endif
 	@$(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "Python 3.11 to 3.13 is needed; name one: make book PY=python3.12"; exit 1; }
 	$(PY) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[segment,fetch,web,book,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[segment,fetch,equivariant,web,book,dev]'
 	@touch $@
 
 book: .venv/.installed  ## execute what changed and build the book (ONLY=06, PROFILE=demo, SOLUTIONS=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepgps_core.dataset import InputError
 from deepgps_core.encoders import SequenceEncoder, load_encoder
+from deepgps_core.generative import Sampling, sample
 from deepgps_core.predict import reflect_to_multiple
 from deepgps_core.residues import pad_residues
 from deepgps_core.runs import Run
@@ -60,6 +61,12 @@ class Backend(Protocol):
         """Raise InputError unless the model can draw several images of the same protein."""
         ...
 
+    def sample(
+        self, sequences: Mapping[str, str], nucleus: np.ndarray, n_samples: int
+    ) -> np.ndarray:
+        """Draw n_samples images of each protein beside a nucleus (H, W), (N, n_samples, H, W)."""
+        ...
+
 
 @lru_cache(maxsize=2)
 def cached_encoder(name: str) -> SequenceEncoder:
@@ -72,7 +79,7 @@ def _vectors(encoder: SequenceEncoder, sequences: Mapping[str, str]) -> np.ndarr
     return np.stack([found[name] for name in sequences]).astype(np.float32)
 
 
-def _refuse_samples(name: str) -> None:
+def _refuse_samples(name: str) -> NoReturn:
     raise InputError(
         f"model {name!r} draws one image a nucleus, always the same; samples need a model that "
         "generates (chapter 19): give its run folder as the model, or leave samples out."
@@ -109,6 +116,12 @@ class ShippedBackend:
     def check_samples(self, name: str) -> None:
         """Refuse: the same input always gives the same image."""
         _refuse_samples(name)
+
+    def sample(
+        self, sequences: Mapping[str, str], nucleus: np.ndarray, n_samples: int
+    ) -> np.ndarray:
+        """Refuse, too."""
+        _refuse_samples(", ".join(self.model.labels))
 
 
 class RunBackend:
@@ -163,3 +176,32 @@ class RunBackend:
     def check_samples(self, name: str) -> None:
         """Refuse: the same input always gives the same image."""
         _refuse_samples(name)
+
+    def sample(
+        self, sequences: Mapping[str, str], nucleus: np.ndarray, n_samples: int
+    ) -> np.ndarray:
+        """Refuse, too."""
+        _refuse_samples(self.runs[0].path.name)
+
+
+class FlowBackend(RunBackend):
+    """Runs that generate: as many images as asked for, shared out among the runs."""
+
+    def check_samples(self, name: str) -> None:
+        """Accept: each noise gives another image."""
+
+    def sample(
+        self, sequences: Mapping[str, str], nucleus: np.ndarray, n_samples: int
+    ) -> np.ndarray:
+        """Draw with each run its share of the samples, each of another seed."""
+        encoder = cached_encoder(self.runs[0].training_config.encoder)
+        padded = reflect_to_multiple(nucleus, 2 ** self.runs[0].model_config.depth)
+        height, width = nucleus.shape
+        drawn = []
+        for seed, part in enumerate(np.array_split(np.arange(n_samples), len(self.runs))):
+            how = Sampling(n_samples=len(part), seed=seed, batch_size=BATCH)
+            if len(part):
+                drawn.append(
+                    sample(self.runs[seed], sequences, padded[None], how, encoder=encoder)[:, 0]
+                )
+        return np.concatenate(drawn, axis=1)[..., :height, :width]

@@ -96,7 +96,7 @@ def datasets() -> None:
 
 @app.command()
 def simulate(
-    name: Annotated[str, typer.Argument(help="embedded-demo or embedded-full.")] = "embedded-demo",
+    name: Annotated[str, typer.Argument(help="embedded-demo, -mid or -full.")] = "embedded-demo",
     seed: SeedOption = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; by default all cores.")] = None,
 ) -> None:
@@ -154,24 +154,37 @@ def embed(
     dataset: DatasetArgument,
     encoder: EncoderOption = "embedded",
     residues: Annotated[
-        bool, typer.Option("--residues", help="Also keep a vector of each residue.")
+        bool, typer.Option("--residues", help="Also keep a vector of each residue, in 16 bits.")
     ] = False,
+    limit: Annotated[
+        int, typer.Option(min=2, help="Residues kept of a protein, half from each end.")
+    ] = 512,
+    half: Annotated[
+        bool, typer.Option("--half", help="Compute in bfloat16: faster, equal to 1e-2.")
+    ] = False,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in a batch; bounds the memory it takes.")
+    ] = None,
 ) -> None:
     """
     Turn each protein's sequence into a vector with a protein language model.
 
     Encoders: embedded (the small ESM-2 that comes with the package), composition (counts of
-    amino acids), or the path of ESM-2 weights. What is there already is not computed again.
+    amino acids), or the path of ESM-2 weights. What is there already is not computed again;
+    killed in the middle, the same command goes on.
     """
     from deepgps_core.encoders import embed_dataset, load_encoder
 
-    opened, named = _open(dataset), load_encoder(encoder)
+    asked = {"half_precision": half or None, "batch_tokens": batch_tokens}
+    options = {name: value for name, value in asked.items() if value is not None}
+    opened, named = _open(dataset), load_encoder(encoder, **options)
     vectors = embed_dataset(opened, named)
     typer.echo(f"{opened.path}: {len(vectors)} vectors of {named.dim} numbers ({named.name})")
     if residues:
         from deepgps_core.residues import embed_residues
 
-        typer.echo(str(embed_residues(opened, named)))
+        path = embed_residues(opened, named, max_residues=limit)
+        typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -261,6 +274,13 @@ def train(
     Train deepGPS; without options, the network and the settings that were published.
 
     Killed in the middle, the same command goes on where it was; finished, it does nothing.
+
+    \b
+    Several GPUs (the batch size is that of each), several machines, Slurm:
+    torchrun --standalone --nproc-per-node 4 --no-python -- deepgps train DATASET
+    torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500
+    --no-python -- deepgps train DATASET      (the same on each machine)
+    srun --nodes 2 --ntasks-per-node 1 torchrun ...      (the line above, in a batch script)
     """
     from deepgps_core.families import config_class
     from deepgps_core.runs import TrainingConfig
@@ -324,7 +344,10 @@ def predict(
         str, typer.Option(help="Mutants to predict beside the wild type, as in the second example.")
     ] = "",
     samples: Annotated[
-        int, typer.Option(min=0, help="Images a nucleus, of a model that generates.")
+        int,
+        typer.Option(
+            min=0, help="Draw so many images a nucleus, with a run that generates as --model."
+        ),
     ] = 0,
     pixel_size_um: Annotated[
         float | None, typer.Option(help="Of the image; by default that of the training fields.")
@@ -338,6 +361,7 @@ def predict(
     deepgps predict --fasta my.fasta --out predicted
     deepgps predict --fasta p53.fasta --mutate "R306A,del305-322,ins0:PKKKRKV" --out mutants
     deepgps predict --fasta my.fasta --nucleus dapi.tif --pixel-size-um 0.1 --model all --out x
+    deepgps predict --fasta my.fasta --model data/runs/.../0 --samples 16 --out sampled
 
     A mutation is R12A, del5-20, ins0:PKKKRKV (after residue 0) or graft:PKKKRKV (at the end);
     + joins several in one mutant, ID=R12A names the protein. Open report.html in the folder.

@@ -72,8 +72,7 @@ def compare_models(
         tables.append(pd.DataFrame({"model": name} | names | columns))
 
     for name, model in models.items():
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        parts = [p.image[:, 0].float().cpu() for _, p in predict_crops(model.to(device), crops)]
+        parts = [p.image[:, 0].float().cpu() for _, p in predict_crops(model, crops)]
         score(name, torch.cat(parts).numpy())
     for name, image in (fixed or {}).items():
         score(name, np.broadcast_to(image, originals.shape))

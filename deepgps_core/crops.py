@@ -9,8 +9,9 @@ trains, and the host never waits for it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,12 @@ class CropDataset:
             crop_ids=tuple(self.crop_ids[row] for row in rows.tolist()),
         )
 
+    def first_of_each(self, limit: int) -> CropDataset:
+        """Keep the first so many crops of each protein."""
+        owners = pd.Series(self.protein_index.cpu().numpy())
+        rows = np.flatnonzero(owners.groupby(owners).cumcount() < limit)
+        return self.take(torch.from_numpy(rows))
+
     def to(self, device: torch.device | str) -> CropDataset:
         """Move the tensors to a device."""
         names = (
@@ -97,12 +104,18 @@ class CropDataset:
         """Count the crops of each protein, (proteins,)."""
         return torch.bincount(self.protein_index, minlength=len(self.protein_ids))
 
-    def batch(self, rows: Tensor, weight: Tensor) -> Batch:
-        """Return the crops at `rows` as floats in [0, 1]; `weight` has one value a protein."""
-        images = self.images[rows].float() / 255
+    def batch(
+        self, rows: Tensor, weight: Tensor, draws: Tensor | None = None, *, compiled: bool = False
+    ) -> Batch:
+        """
+        Return the crops at `rows` as floats in [0, 1]; `weight` has one value a protein.
+
+        `draws` (B, 3) turn the crops, see `flip_and_rotate`; `compiled` does so in one pass.
+        """
+        nuclear, protein = (_compiled_planes() if compiled else planes)(self.images, rows, draws)
         proteins = self.protein_index[rows]
         return Batch(
-            images[:, :1], images[:, 1:], self.features[proteins], self.labels[proteins],
+            nuclear, protein, self.features[proteins], self.labels[proteins],
             weight[proteins], None if self.point_clouds is None else self.point_clouds[proteins],
             self.residues_of(proteins), None if self.targets is None else self.targets[proteins],
         )  # fmt: skip
@@ -285,6 +298,24 @@ def flip_and_rotate(images: Tensor, draws: Tensor) -> Tensor:
     return torch.where(diagonal, images.transpose(-1, -2), images)
 
 
+def planes(images: Tensor, rows: Tensor, draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """
+    Return the channels of the crops at `rows`, each (B, 1, H, W) in [0, 1], turned by `draws`.
+
+    They are turned while they are bytes: a quarter of the memory traffic of floats.
+    """
+    chosen = images[rows]
+    if draws is not None:
+        chosen = flip_and_rotate(chosen, draws)
+    return chosen[:, :1].float() / 255, chosen[:, 1:].float() / 255
+
+
+@lru_cache(maxsize=1)
+def _compiled_planes() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return `planes` in one pass over memory; compiled when first called."""
+    return torch.compile(planes)
+
+
 @dataclass
 class CropLoader:
     """
@@ -301,6 +332,8 @@ class CropLoader:
         At most so many crops of a protein: new ones each epoch when shuffling.
     augment : bool
         Flip and rotate each crop at random.
+    compile : bool
+        Make batches with a compiled function: the same numbers, in one pass over memory.
     rank, world_size : int
         This process takes every `world_size`-th crop, beginning at `rank`.
     """
@@ -314,6 +347,7 @@ class CropLoader:
     rank: int = 0
     world_size: int = 1
     epoch: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         limit = self.crops_per_protein or len(self.crops)
@@ -349,10 +383,5 @@ class CropLoader:
         draws = torch.from_numpy(rng.random((len(rows), 3)) < 0.5).to(device)
         for start in range(0, len(rows), self.batch_size):
             part = slice(start, start + self.batch_size)
-            batch = self.crops.batch(rows[part], self.weight)
-            if self.augment:
-                batch = batch._replace(
-                    nuclear_image=flip_and_rotate(batch.nuclear_image, draws[part]),
-                    protein_image=flip_and_rotate(batch.protein_image, draws[part]),
-                )
-            yield batch
+            turned = draws[part] if self.augment else None
+            yield self.crops.batch(rows[part], self.weight, turned, compiled=self.compile)

@@ -4,7 +4,7 @@ The ESM-2 network in plain PyTorch, in fair-esm's parameter names and to fair-es
 A state dict goes both ways between this class and ``esm.model.esm2.ESM2`` (Lin et al. 2023);
 outputs agree to rounding. What differs is speed: attention runs through PyTorch's fused
 kernels and never stores its L x L maps, and rows may hold several proteins, each of which
-sees itself alone (packing, for training). Left out: the contact-prediction head.
+sees itself alone (packing). Left out: the contact-prediction head.
 Paper: Methods, "Sequence encoder".
 """
 
@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from deepgps_core.dataset import InputError
+from deepgps_core.packed_attention import Packed
 
 #: The 33 tokens of the "ESM-1b" alphabet, in order; residues follow their frequency.
 TOKENS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
@@ -60,10 +61,10 @@ def tokenize(sequence: str) -> np.ndarray:
     return np.concatenate(([BOS], residues, [EOS])).astype(np.uint8)
 
 
-def _rotation(n_positions: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _rotation(positions: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of the rotary angles, each (L, head_width)."""
-    exponent = torch.arange(0, head_width, 2, device=device).float() / head_width
-    angles = torch.outer(torch.arange(n_positions, device=device).float(), 10000.0**-exponent)
+    exponent = torch.arange(0, head_width, 2, device=positions.device).float() / head_width
+    angles = torch.outer(positions.float(), 10000.0**-exponent)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
@@ -74,7 +75,7 @@ def _rotate(vectors: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with rotary positions; `mask` is a bool mask or a BlockMask."""
+    """Multi-head attention with rotary positions; `mask`: a bool mask, BlockMask or Packed."""
 
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
@@ -93,7 +94,9 @@ class SelfAttention(nn.Module):
         qkv = F.linear(x, weight, bias).unflatten(-1, (3, self.n_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, L, 3, h, d) -> 3 x (B, h, L, d)
         query, key = _rotate(query, *rotation), _rotate(key, *rotation)
-        if mask is None or isinstance(mask, Tensor):
+        if isinstance(mask, Packed):
+            attended = mask.attend(query, key, value)
+        elif mask is None or isinstance(mask, Tensor):
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         else:
             from torch.nn.attention.flex_attention import flex_attention
@@ -180,16 +183,30 @@ class ESM2(nn.Module):
         return self.hidden_layers(tokens, documents, block_mask)[-1]
 
     def hidden_layers(
-        self, tokens: Tensor, documents: Tensor | None = None, block_mask: Any = None
+        self,
+        tokens: Tensor,
+        documents: Tensor | None = None,
+        block_mask: Any = None,
+        *,
+        padded: bool | None = None,
     ) -> list[Tensor]:
-        """Return the output of the embedding and of each layer, n_layers + 1 of (B, L, D)."""
-        mask = block_mask if block_mask is not None else attention_mask(tokens, documents)
+        """
+        Return the output of the embedding and of each layer, n_layers + 1 of (B, L, D).
+
+        `block_mask` may be `Packed`, of one row. With `padded`, whether there is padding, the
+        host need not wait to learn it from the device.
+        """
+        mask, positions = block_mask, torch.arange(tokens.shape[1], device=tokens.device)
+        if isinstance(block_mask, Packed):
+            documents, positions = block_mask.documents, block_mask.positions
+        elif block_mask is None:
+            mask = attention_mask(tokens, documents, padded)
         x = self.embed_tokens(tokens).masked_fill((tokens == MASK)[..., None], 0.0)
         x = x * _token_dropout_scale(tokens, documents)[..., None]
         if torch.is_autocast_enabled(x.device.type):
             # a half-precision residual stream halves the traffic that limits a narrow network
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        rotation = _rotation(tokens.shape[1], self.width // self.n_heads, tokens.device)
+        rotation = _rotation(positions, self.width // self.n_heads)
         outputs = [x]
         for layer in self.layers:
             outputs.append(layer(outputs[-1], rotation, mask))
@@ -212,7 +229,9 @@ class ESM2(nn.Module):
         return self
 
 
-def attention_mask(tokens: Tensor, documents: Tensor | None = None) -> Tensor | None:
+def attention_mask(
+    tokens: Tensor, documents: Tensor | None = None, padded: bool | None = None
+) -> Tensor | None:
     """
     Return which token may look at which, broadcastable to (B, heads, L, L); None: all at all.
 
@@ -222,7 +241,8 @@ def attention_mask(tokens: Tensor, documents: Tensor | None = None) -> Tensor | 
     if documents is not None:
         return (documents[:, :, None] == documents[:, None, :])[:, None]
     is_token = tokens != PAD
-    return None if bool(is_token.all()) else is_token[:, None, None, :]
+    padded = not bool(is_token.all()) if padded is None else padded
+    return is_token[:, None, None, :] if padded else None
 
 
 def _token_dropout_scale(tokens: Tensor, documents: Tensor | None) -> Tensor:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from deepgps_core.crops import CropDataset, load_crops
@@ -103,8 +102,7 @@ def _score_crops(
     means = mean_images(training, len(run.labels))
     done, tables = 0, []
     bar = tqdm(total=len(crops), desc="scoring", unit="crop", disable=None)
-    model = run.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    for batch, prediction in predict_crops(model, crops):
+    for batch, prediction in predict_crops(run.model, crops):
         target, nuclear, image = (
             tensor[:, 0].cpu().numpy()
             for tensor in (batch.protein_image, batch.nuclear_image, prediction.image)
@@ -212,8 +210,9 @@ def image_table(crops: pd.DataFrame, *, n_resamples: int = 2000, seed: int = 0) 
 
 
 def evaluate(
-    run: Run, dataset: Dataset, part: str = "test", *, n_resamples: int = 2000, seed: int = 0
-) -> Evaluation:
+    run: Run, dataset: Dataset, part: str = "test", *, crops_per_protein: int | None = None,
+    n_resamples: int = 2000, seed: int = 0,
+) -> Evaluation:  # fmt: skip
     """
     Score a run's labels and images on the held-out proteins of its split.
 
@@ -224,6 +223,8 @@ def evaluate(
         The one it was trained on, or another with a split of the same name.
     part : str
         "test" or "validation" ("train" to see how well it was learned by heart).
+    crops_per_protein : int, optional
+        Score the first so many crops of each protein; by default all.
     n_resamples, seed : int
         Of the bootstrap, and of who gets whose sequence in the shuffled prediction.
 
@@ -242,6 +243,8 @@ def evaluate(
     crops = load(chosen)
     if not len(crops):
         raise InputError(f"{dataset.path / 'crops.csv'}: no crop of a {part} protein; prepare.")
+    if crops_per_protein:
+        crops = crops.first_of_each(crops_per_protein)
     training = load(list(split.index[split == "train"]))
     proteins = predict_labels(run.model, crops, run.labels)
     number = {label: k for k, label in enumerate(run.labels)}

@@ -13,6 +13,7 @@ texture and details of proteins").
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,9 @@ from deepgps_core.fusions import ResidueBatch
 from deepgps_core.losses import LABEL_LOSSES
 from deepgps_core.model import DeepGPS, Prediction
 from deepgps_core.samplers import (
+    GOLDEN,
     Velocity,
+    draw_classes,
     draw_noise,
     guided,
     image_key,
@@ -36,9 +39,6 @@ from deepgps_core.velocity import FlowConfig, VelocityField
 
 if TYPE_CHECKING:
     from deepgps_core.losses import Batch
-
-#: Successive multiples of it, modulo 1, cover [0, 1) evenly from the first few on.
-_GOLDEN = 0.6180339887498949
 
 __all__ = ["FlowConfig", "FlowGPS"]
 
@@ -57,6 +57,10 @@ class FlowGPS(DeepGPS):
         self.field = VelocityField(self.config)
         self.averaged = copy.deepcopy(self.field).requires_grad_(False)
         self.no_sequence = torch.nn.Parameter(torch.zeros(self.config.hidden_dim))
+        if self.config.condition == "label":
+            self.places = torch.nn.Parameter(
+                torch.randn(self.config.n_classes, self.config.hidden_dim)
+            )
         #: steps taken and the seed of all noise; part of the state, so that resuming repeats them
         self.steps_taken = 0
         self.noise_seed = int(torch.randint(2**31, (), device="cpu"))
@@ -101,6 +105,39 @@ class FlowGPS(DeepGPS):
         self.field.load_state_dict(teacher.averaged.state_dict())
         self._teacher = (teacher.eval().requires_grad_(False),)
 
+    def told(
+        self, sequence: Tensor, logits: Tensor, keys: Sequence[str], numbers: Sequence[int],
+        seed: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """
+        Return what the field is told in sampling, (B, hidden_dim).
+
+        The projected vectors themselves; or the vectors of places, drawn with the probabilities of
+        the logits (B, C) as `samplers.draw_classes` does.
+        """
+        if self.config.condition == "sequence":
+            return sequence
+        drawn = draw_classes(self.probabilities(logits.float()), keys, numbers, seed)
+        return self.places[drawn].to(sequence.dtype)
+
+    def _told_the_truth(self, batch: Batch, sequence: Tensor) -> Tensor:
+        """Return what the field is told in training: of the true places, their mean vector."""
+        if self.config.condition == "sequence":
+            return sequence
+        places = self._targets(batch)
+        share = places / places.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        told = (share @ self.places).to(sequence.dtype)
+        unknown = places.sum(dim=1, keepdim=True) == 0
+        return torch.where(unknown, self.no_sequence.to(sequence.dtype), told)
+
+    def _targets(self, batch: Batch) -> Tensor:
+        """Return the places of each crop, (B, C); none where nothing is known."""
+        if batch.targets is not None:
+            return batch.targets
+        n_classes = self.config.n_classes
+        targets = torch.nn.functional.one_hot(batch.label.clamp(min=0), n_classes).float()
+        return targets * (batch.label >= 0)[:, None]
+
     def velocity(
         self, nuclear_image: Tensor, sequence: Tensor, residues: ResidueBatch | None = None
     ) -> Velocity:
@@ -133,8 +170,8 @@ class FlowGPS(DeepGPS):
         """
         Turn noise into protein images, (B, 1, H, W) in [0, 1].
 
-        `sequence` is the projected vector (B, hidden_dim) that `describe` gives; what is not
-        given is as in the configuration.
+        `sequence` is what `told` gives, (B, hidden_dim); what is not given is as in the
+        configuration.
         """
         config = self.config
         guidance = config.guidance if guidance is None else guidance
@@ -165,10 +202,10 @@ class FlowGPS(DeepGPS):
                 "them, or use a model with another fusion."
             )
         sequence, logits, _ = self.describe(sequence_features, point_clouds)
-        noise = draw_noise([image_key(image[0]) for image in nuclear_image], height, width)
-        return Prediction(
-            self.sample(nuclear_image, sequence, noise.to(sequence), residues), logits
-        )
+        keys = [image_key(image[0]) for image in nuclear_image]
+        noise = draw_noise(keys, height, width)
+        told = self.told(sequence, logits, keys, [0] * len(keys))
+        return Prediction(self.sample(nuclear_image, told, noise.to(sequence), residues), logits)
 
     def _draws(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw noise, times and whose sequence to hide; the same for every held-out batch."""
@@ -177,7 +214,7 @@ class FlowGPS(DeepGPS):
         generator.manual_seed(self.noise_seed * 2**31 + step + 1)
         draw = partial(torch.rand, device=x.device, generator=generator)
         noise = torch.randn(x.shape, device=x.device, generator=generator)
-        u = (draw(1) + _GOLDEN * torch.arange(len(x), device=x.device)) % 1
+        u = (draw(1) + GOLDEN * torch.arange(len(x), device=x.device)) % 1
         share = self.config.unconditional if self.training else 0.0
         return noise, shifted(u, self.config.time_shift), draw(len(x)) < share
 
@@ -222,6 +259,7 @@ class FlowGPS(DeepGPS):
         at, stride = (x[:, None, None, None] for x in (t, until - t))
         begin = (1 - at) * noise + at * x1
         sequence, residues = teacher.describe(batch.sequence_features)[0], batch.residues
+        sequence = teacher._told_the_truth(batch, sequence)
         if hide is not None:
             sequence, residues = teacher.without_sequence(sequence, residues, hide)
         velocity = teacher.velocity(batch.nuclear_image, sequence, residues)
@@ -239,12 +277,9 @@ class FlowGPS(DeepGPS):
         """
         sequence, logits, _ = self.describe(batch.sequence_features)
         noise, t, hide = self._draws(batch.protein_image)
-        image_loss = self.matching_loss(batch, sequence, noise, t, hide if self.training else None)
-        targets = batch.targets
-        if targets is None:
-            targets = torch.nn.functional.one_hot(batch.label.clamp(min=0), logits.shape[1])
-            targets = targets.float() * (batch.label >= 0)[:, None]
+        told = self._told_the_truth(batch, sequence)
+        image_loss = self.matching_loss(batch, told, noise, t, hide if self.training else None)
         label_loss = LABEL_LOSSES[self.config.label_loss](
-            logits.float(), batch.label, targets, self.head.class_weight
+            logits.float(), batch.label, self._targets(batch), self.head.class_weight
         )
         return Prediction(batch.protein_image, logits), image_loss, label_loss

@@ -119,7 +119,9 @@ def draw_samples(
         if residues is not None:
             of_these = ResidueBatch(*(x[here.to(x.device)].to(device) for x in residues))
         with _faster(device):
-            sequence = model.describe(features[here.to(features.device)].to(device))[0]
+            hidden, logits, _ = model.describe(features[here.to(features.device)].to(device))
+            owners, numbers = [keys[i] for i in here], (part % how.n_samples).tolist()
+            sequence = model.told(hidden, logits, owners, numbers, how.seed)
             nuclei = nuclear_images[here.to(nuclear_images.device)].to(device)
             drawn = model.sample(
                 nuclei, sequence, noise, of_these,
@@ -244,7 +246,10 @@ def score_sequences(
         raise InputError(f"{run.path}: ranks by pooled vectors only; use a run of fusion 'film'.")
     device = next(model.parameters()).device
     with _faster(device):
-        hidden = model.describe(candidates.to(device))[0]
+        hidden, logits, _ = model.describe(candidates.to(device))
+    of_place = model.config.condition == "label"
+    if of_place:  # the loss is that of the places, weighed by how probable the sequence makes them
+        hidden = model.places.to(hidden.dtype)
     hidden = torch.cat([model.no_sequence[None].to(hidden.dtype), hidden])  # (1 + Q, hidden)
     height, width = crops.images.shape[2:]
     # times in the middle of n equal parts; noise of each of its own
@@ -262,4 +267,7 @@ def score_sequences(
             with _faster(device):
                 by_pair.append(model.matching_loss(batch, hidden[who], noise[draw], t[draw]))
         loss[row] = torch.cat(by_pair).view(-1, n_draws).mean(dim=1).float().cpu().numpy()
-    return loss[:, 1:] - loss[:, :1]
+    gain = loss[:, 1:] - loss[:, :1]
+    if not of_place:
+        return gain
+    return np.asarray(gain @ model.probabilities(logits.float()).cpu().numpy().T)

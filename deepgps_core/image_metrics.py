@@ -103,12 +103,19 @@ def ms_ssim(predicted: np.ndarray, target: np.ndarray, data_range: float = 1.0) 
     if not fitting:
         raise ValueError(f"images of {side} pixels are too small for MS-SSIM; need 11")
     weights = np.array(MS_SSIM_WEIGHTS[: fitting[-1]])
-    drawn, truth = (torch.from_numpy(x[:, None].astype(np.float32)) for x in (predicted, target))
-    scores = reference(
-        drawn, truth, data_range=data_range, betas=tuple((weights / weights.sum()).tolist()),
-        reduction="none", normalize="relu",
-    )  # fmt: skip
-    return np.asarray(scores.numpy(), dtype=float).reshape(-1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scores = []
+    for start in range(0, len(predicted), 64):  # its buffers are many times the images
+        drawn, truth = (
+            torch.from_numpy(x[start : start + 64, None].astype(np.float32)).to(device)
+            for x in (predicted, target)
+        )
+        score = reference(
+            drawn, truth, data_range=data_range, betas=tuple((weights / weights.sum()).tolist()),
+            reduction="none", normalize="relu",
+        )  # fmt: skip
+        scores.append(score.reshape(-1).cpu().numpy())
+    return np.concatenate(scores).astype(float)
 
 
 def radial_log_spectrum(images: np.ndarray) -> np.ndarray:

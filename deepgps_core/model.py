@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from deepgps_core.dataset import InputError
+from deepgps_core.equivariant import EquivariantNet
 from deepgps_core.fusions import (
     FUSIONS,
     MAX_RESIDUES,
@@ -62,7 +63,9 @@ class DeepGPSConfig:
         What is known of the protein beside the nucleus: "sequence", "structure" or "both", the
         two as two keys of the attention.
     structure_width : int
-        Channels of PointNet's first layer.
+        Channels of PointNet's first layer, or of the equivariant network's last one.
+    structure_encoder : str
+        "pointnet" as published, or "equivariant" (`deepgps_core.equivariant`; needs e3nn).
     max_residues : int
         Residues of a protein that a fusion over residues reads, half from each end.
     """
@@ -78,6 +81,7 @@ class DeepGPSConfig:
     image_loss: str = "l1"
     inputs: str = "sequence"
     structure_width: int = 64
+    structure_encoder: str = "pointnet"
     max_residues: int = MAX_RESIDUES
 
     def __post_init__(self) -> None:
@@ -118,6 +122,12 @@ class DeepGPSConfig:
         return self.width * 2**self.depth
 
 
+#: What turns a point cloud into a vector: name -> network of (out_dim, width).
+STRUCTURE_ENCODERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "pointnet": PointNet, "equivariant": EquivariantNet,
+}  # fmt: skip
+
+
 class Prediction(NamedTuple):
     """
     What the network says of a batch: image (B, 1, H, W) in [0, 1], logits (B, K).
@@ -135,6 +145,7 @@ _CHOICES: dict[str, Callable[[], list[str]]] = {
     "label_loss": lambda: list(LABEL_LOSSES),
     "image_loss": lambda: list(IMAGE_LOSSES),
     "inputs": lambda: ["sequence", "structure", "both"],
+    "structure_encoder": lambda: list(STRUCTURE_ENCODERS),
 }
 
 
@@ -187,7 +198,9 @@ class DeepGPS(nn.Module):
         self.head = SequenceHead(config)
         self.structure = (
             None if config.inputs == "sequence"
-            else PointNet(config.hidden_dim, config.structure_width)
+            else STRUCTURE_ENCODERS[config.structure_encoder](
+                config.hidden_dim, config.structure_width
+            )
         )  # fmt: skip
         self.build_image_branch()
 

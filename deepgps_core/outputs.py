@@ -43,11 +43,11 @@ def _as_uint16(image: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(image, 0, 1) * 65535).astype(np.uint16)
 
 
-def _write_tiff(path: Path, images: np.ndarray, pixel_size_um: float) -> None:
-    """Write (n, H, W) in [0, 1] as 16-bit pages, with the pixel size where ImageJ looks for it."""
+def _write_tiff(path: Path, images: np.ndarray, pixel_size_um: float, axes: str = "ZYX") -> None:
+    """Write images in [0, 1] as 16-bit pages, with the pixel size where ImageJ looks for it."""
     tifffile.imwrite(
         path, _as_uint16(images), imagej=True, resolution=(1 / pixel_size_um, 1 / pixel_size_um),
-        metadata={"axes": "ZYX", "unit": "um"},
+        metadata={"axes": axes, "unit": "um"},
     )  # fmt: skip
 
 
@@ -63,7 +63,9 @@ def write_results(
 
     ``predictions.csv`` (its column ``files`` names the images), ``images/<n>_<id>.png`` (beside
     the first nucleus) and ``.tif`` (16 bit, a page a nucleus), ``nuclei.tif``, ``report.html``,
-    and ``mutations.csv`` where there are any.
+    and ``mutations.csv`` where there are any. Where samples were drawn, these images are their
+    means; ``<n>_<id>_spread.tif`` holds their standard deviation and ``<n>_<id>_samples.tif``
+    all of them (ImageJ's Z counts nuclei, its T samples).
 
     Raises
     ------
@@ -112,6 +114,15 @@ def _write_images(predicted: Predicted, folder: Path) -> None:
         path = folder / "images" / file_stem(number, name)
         path.with_name(f"{path.name}.png").write_bytes(png_bytes(images[number, 0]))
         _write_tiff(path.with_name(f"{path.name}.tif"), images[number], predicted.pixel_size_um)
+        if predicted.samples is not None:
+            _write_samples(predicted.samples[number], path, predicted.pixel_size_um)
+
+
+def _write_samples(samples: np.ndarray, path: Path, pixel_size_um: float) -> None:
+    """Write samples (n, S, H, W) of one protein, and their standard deviation."""
+    by_sample = samples.swapaxes(0, 1)  # (n, S, H, W) -> (S, n, H, W)
+    _write_tiff(path.with_name(f"{path.name}_samples.tif"), by_sample, pixel_size_um, "TZYX")
+    _write_tiff(path.with_name(f"{path.name}_spread.tif"), samples.std(axis=1), pixel_size_um)
 
 
 def check_new(folder: Path) -> None:

@@ -51,6 +51,9 @@ class Predicted:
         Usable nuclei in the image that was given; more than n where a limit was set.
     nuclei_source : str
         Where the nuclei come from, in words for a report.
+    samples : ndarray, shape (N, n, S, H, W), dtype float32, optional
+        Of a model that generates: S images of every protein beside every nucleus;
+        `images_by_nucleus` then are their means.
     """
 
     table: pd.DataFrame
@@ -61,6 +64,12 @@ class Predicted:
     images_by_nucleus: np.ndarray | None = None
     n_nuclei_found: int = 1
     nuclei_source: str = ""
+    samples: np.ndarray | None = None
+
+    @property
+    def spread(self) -> np.ndarray | None:
+        """Standard deviation of the samples, pixel by pixel, (N, n, H, W)."""
+        return None if self.samples is None else self.samples.std(axis=2)
 
 
 def check_plane(image: np.ndarray, source: str) -> np.ndarray:

@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from deepgps_core.backends import Backend, RunBackend, ShippedBackend
+from deepgps_core.backends import Backend, FlowBackend, RunBackend, ShippedBackend
 from deepgps_core.calibration import UNSURE_BELOW, normalized_entropy
 from deepgps_core.dataset import InputError, check_sequence
+from deepgps_core.flow import FlowConfig
 from deepgps_core.nucleus_images import NetworkScale, NucleusCrops, default_crops, nuclei_of
 from deepgps_core.predict import Predicted, check_plane
 from deepgps_core.runs import Run, load_run
@@ -30,6 +31,8 @@ __all__ = [
     "SHIPPED", "UNSURE_BELOW", "ModelInfo", "Predictor", "available_models", "load_predictor",
 ]  # fmt: skip
 
+#: Samples are held in memory until they are written.
+MAX_SAMPLES_BYTES = 4 * 2**30
 #: Called with how many images are done, and how many there are.
 Progress = Callable[[int, int], None]
 
@@ -57,6 +60,8 @@ class ModelInfo:
         Pixel sizes and crop.
     card : mapping
         How a shipped model was trained and what it scored; empty for a run.
+    generates : bool
+        Whether it can draw several images of the same protein, samples.
     """
 
     name: str
@@ -69,6 +74,7 @@ class ModelInfo:
     calibrated: bool
     scale: NetworkScale
     card: Mapping[str, Any]
+    generates: bool = False
 
 
 def notice_of(images: str) -> str:
@@ -120,6 +126,7 @@ def _run_info(runs: list[Run], path: Path) -> ModelInfo:
         images=first.images, n_members=len(runs), notice=notice_of(first.images),
         multi_label=first.model_config.multi_label, calibrated=False,
         scale=_scale(vars(first), first.model_config.crop_size_px), card={},
+        generates=isinstance(first.model_config, FlowConfig),
     )  # fmt: skip
 
 
@@ -146,7 +153,9 @@ def _loaded(model: str, written_ns: int) -> Predictor:
         info = next(known for known in available_models() if known.name == model)
         return Predictor(info, ShippedBackend(load_shipped(model), load_painter()))
     runs = _runs_in(Path(model))
-    return Predictor(_run_info(runs, Path(model)), RunBackend(runs))
+    generates = isinstance(runs[0].model_config, FlowConfig)
+    backend = FlowBackend(runs) if generates else RunBackend(runs)
+    return Predictor(_run_info(runs, Path(model)), backend)
 
 
 def load_predictor(model: str | Path = "single-2") -> Predictor:
@@ -211,7 +220,8 @@ class Predictor:
         pixel_size_um : float, optional
             Of `nuclear_image`; by default that of the model's training fields.
         samples : int
-            Draw so many images a nucleus; only models that generate can.
+            Draw so many images a nucleus, and return their means beside them; only models that
+            generate can.
         max_nuclei : int
             At most so many nuclei of a field.
         nuclei : NucleusCrops, optional
@@ -223,13 +233,15 @@ class Predictor:
         Returns
         -------
         predicted : Predicted
-            ``nuclear_images`` (n, H, W) and ``images_by_nucleus`` (N, n, H, W).
+            ``nuclear_images`` (n, H, W) and ``images_by_nucleus`` (N, n, H, W); with `samples`
+            also these, (N, n, samples, H, W), and a column ``image_spread`` of the table: their
+            standard deviation, the mean over pixels and nuclei.
 
         Raises
         ------
         InputError
-            If there is no sequence, one is no protein, the image cannot be used, or samples are
-            asked of a model that has none.
+            If there is no sequence, one is no protein, the image cannot be used, samples are
+            asked of a model that has none, or more than fit in memory.
         """
         checked = self._checked(sequences)
         if samples:
@@ -242,13 +254,38 @@ class Predictor:
                 plane, self.info.scale, pixel_size_um=pixel_size_um, max_nuclei=max_nuclei
             )
         described = self._backend.describe(checked)
-        images = self._drawn(described, nuclei, progress)
+        table, drawn = self._table(checked, described.probabilities), None
+        if samples:
+            drawn = self._sampled(checked, nuclei, samples, progress)
+            images = drawn.mean(axis=2)
+            table["image_spread"] = drawn.std(axis=2).mean(axis=(1, 2, 3))
+        else:
+            images = self._drawn(described, nuclei, progress)
         return Predicted(
-            table=self._table(checked, described.probabilities), images=images[:, 0],
+            table=table, images=images[:, 0],
             nuclear_image=nuclei.images[0], pixel_size_um=self.info.scale.pixel_size_um,
             nuclear_images=nuclei.images, images_by_nucleus=images, n_nuclei_found=nuclei.n_found,
-            nuclei_source=nuclei.source,
+            nuclei_source=nuclei.source, samples=drawn,
         )  # fmt: skip
+
+    def _sampled(
+        self, sequences: dict[str, str], nuclei: NucleusCrops, samples: int,
+        progress: Progress | None,
+    ) -> np.ndarray:  # fmt: skip
+        """Draw samples of every protein beside every nucleus, (N, n, samples, H, W)."""
+        shape = (len(sequences), len(nuclei.images), samples, *nuclei.images.shape[1:])
+        if 4 * np.prod(shape, dtype=float) > MAX_SAMPLES_BYTES:
+            raise InputError(
+                f"samples: {samples} of {shape[0]} proteins beside {shape[1]} nuclei take more "
+                f"than {MAX_SAMPLES_BYTES / 2**30:.0f} GiB; ask for fewer samples (--samples), "
+                "nuclei (--max-nuclei) or proteins at a time."
+            )
+        drawn, total = np.empty(shape, dtype=np.float32), shape[0] * shape[1]
+        for number, nucleus in enumerate(nuclei.images):
+            drawn[:, number] = self._backend.sample(sequences, nucleus, samples)
+            if progress:
+                progress((number + 1) * len(sequences), total)
+        return drawn
 
     def _drawn(self, described: Any, nuclei: NucleusCrops, progress: Progress | None) -> np.ndarray:
         """Draw every protein beside every nucleus, (N, n, H, W)."""

@@ -22,6 +22,8 @@ from deepgps_core.predictor import ModelInfo
 
 #: Nuclei shown of each protein; all are in the TIFF.
 SHOWN_NUCLEI = 4
+#: Samples shown beside the first nucleus; all are in the TIFF.
+SHOWN_SAMPLES = 8
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1a1d21;--soft:#565d66;--page:#fff;--card:#f5f6f8;
@@ -110,7 +112,27 @@ def _pictures(predicted: Predicted, number: int, name: str) -> str:
             + _picture(overlay(nuclei[k], drawn), f"overlay of {name}, nucleus {k + 1}", "overlay")
             + "</div>"
         )
-    return "".join(rows)
+    return "".join(rows) + _samples(predicted, number, name)
+
+
+def _samples(predicted: Predicted, number: int, name: str) -> str:
+    """Return the first samples beside the first nucleus, and how much all of them differ."""
+    if predicted.samples is None:
+        return ""
+    drawn = predicted.samples[number, 0]  # (S, H, W)
+    spread = drawn.std(axis=0)
+    shown = "".join(
+        _picture(image, f"sample {k + 1} of {name}, nucleus 1", f"sample {k + 1}")
+        for k, image in enumerate(drawn[:SHOWN_SAMPLES])
+    )
+    # stretched: standard deviations are small beside intensities
+    return (
+        f'<p class="soft">The predicted image above is the mean of {len(drawn)} samples; nucleus 1 '
+        f"again, one by one, and where they differ (brightest: {spread.max():.2f}):</p>"
+        f'<div class="row">{shown}'
+        + _picture(spread / max(float(spread.max()), 1e-6), f"spread of {name}", "spread")
+        + "</div>"
+    )
 
 
 def _card(predicted: Predicted, number: int, info: ModelInfo) -> str:

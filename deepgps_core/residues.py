@@ -94,7 +94,8 @@ def embed_residues(
     total, width = int(index["n_kept"].sum()), encoder.dim
     partial = array_path.with_name(f".{array_path.stem}-{total}x{width}.npy")
     done_path = partial.with_suffix(".done")
-    done = set(done_path.read_text().split("\n")) if done_path.exists() else set[str]()
+    # a name without an end of line was cut off by a kill
+    done = set(done_path.read_text().split("\n")[:-1]) if done_path.exists() else set[str]()
     mode = "r+" if done and partial.exists() else "w+"
     values = np.lib.format.open_memmap(partial, mode, np.float16, (total, width))
     start_of = dict(zip(index["protein_id"], index["start"], strict=True))

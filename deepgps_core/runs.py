@@ -71,7 +71,7 @@ class TrainingConfig:
     channels_last, compile : bool
         Memory layout and compilation of the network; results agree within rounding.
     devices : int
-        Devices of this machine; more than one through ``torchrun``.
+        Devices of this machine; under ``torchrun`` as many as it starts processes.
     """
 
     name: str = ""

@@ -21,6 +21,8 @@ from deepgps_core.dataset import InputError
 #: x (B, C, H, W) and t (B,) -> velocity (B, C, H, W)
 Velocity = Callable[[Tensor, Tensor], Tensor]
 SOLVERS = ("euler", "heun")
+#: Successive multiples of it, modulo 1, cover [0, 1) evenly from the first few on.
+GOLDEN = 0.6180339887498949
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
@@ -138,7 +140,42 @@ def draw_noise(keys: Sequence[str], height: int, width: int, seed: int = 0) -> T
     out = torch.empty(len(keys), 1, height, width)
     generator = torch.Generator()
     for image, key in zip(out, keys, strict=True):
-        digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-        generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        generator.manual_seed(_number_of(key, seed))
         image.normal_(generator=generator)
     return out
+
+
+def _number_of(key: str, seed: int) -> int:
+    """Turn a name into a number of 63 bits."""
+    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def draw_classes(
+    probabilities: Tensor, keys: Sequence[str], numbers: Sequence[int], seed: int = 0
+) -> Tensor:
+    """
+    Draw a class for each sample, so that the samples of one key share them out as they should.
+
+    Systematic sampling: one number in [0, 1) for each key, and from it steps of the golden ratio,
+    which fill the interval evenly. Of n samples a class gets its probability times n, within one
+    or two.
+
+    Parameters
+    ----------
+    probabilities : Tensor, shape (N, C), dtype float
+        Rows sum to 1.
+    keys : sequence of str
+        What each sample is of, without its number.
+    numbers : sequence of int
+        Of each sample among those of its key.
+
+    Returns
+    -------
+    classes : Tensor, shape (N,), dtype int64
+        On the probabilities' device.
+    """
+    first = torch.tensor([_number_of(f"class/{key}", seed) / 2**63 for key in keys])
+    u = (first + GOLDEN * torch.tensor(list(numbers))) % 1
+    edges = probabilities.float().cpu().cumsum(dim=1)[:, :-1]
+    return (u[:, None] >= edges).sum(dim=1).to(probabilities.device)

@@ -50,7 +50,8 @@ def _default_name(model: DeepGPSConfig) -> str:
     """Name a model as the paper does, with its inputs where they are not the sequence."""
     name = f"single-{model.n_classes}"
     if isinstance(model, FlowConfig):
-        return f"{name}-flow-student" if model.teacher else f"{name}-flow"
+        told = "-place" if model.condition == "label" else ""
+        return f"{name}-flow{told}-student" if model.teacher else f"{name}-flow{told}"
     return name if model.inputs == "sequence" else f"{name}-{model.inputs}"
 
 
@@ -161,8 +162,13 @@ def initial_model(
 
 
 def _batches(model: DeepGPS, crops: CropDataset, batch_size: int = 64) -> Iterator[Batch]:
-    """Yield the crops in their order, on the model's device; the model stops learning."""
-    model.eval()
+    """
+    Yield the crops in their order; the model stops learning.
+
+    Where there is a GPU both are moved there, and the model stays: after training it is back on
+    the CPU, where the published network takes a second a crop.
+    """
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     crops = crops.to(next(model.parameters()).device)
     weight = torch.ones(len(crops.protein_ids), device=crops.images.device)
     for rows in torch.arange(len(crops), device=crops.images.device).split(batch_size):
@@ -173,7 +179,11 @@ def _batches(model: DeepGPS, crops: CropDataset, batch_size: int = 64) -> Iterat
 def predict_crops(
     model: DeepGPS, crops: CropDataset, batch_size: int = 64
 ) -> Iterator[tuple[Batch, Prediction]]:
-    """Yield batches of crops, in their order, with what the model says of them (float32)."""
+    """
+    Yield batches of crops, in their order, with what the model says of them (float32).
+
+    Where there is a GPU the model is moved there, and stays there.
+    """
     for batch in _batches(model, crops, batch_size):
         yield batch, model.predict_batch(batch)
 
@@ -319,6 +329,8 @@ def fit(
     )
     trainer = train_network(module, recorder, resume / "last.ckpt")
     if trainer.is_global_zero:
-        _write_run(plan, model, recorder.history, crops, split)
+        # scored once: compiling for it would take longer
+        with torch.compiler.set_stance("force_eager" if config.compile else "default"):
+            _write_run(plan, model, recorder.history, crops, split)
     trainer.strategy.barrier()
     return load_run(plan.path)

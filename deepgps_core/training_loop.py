@@ -48,7 +48,7 @@ class DeepGPSModule(pl.LightningModule):
         return CropLoader(
             self._crops[part].to(self.device), config.batch_size, config.seed, part == "train",
             config.crops_per_protein, config.augment and part == "train",
-            self.global_rank, self.trainer.world_size,
+            self.global_rank, self.trainer.world_size, compile=config.compile,
         )  # fmt: skip
 
     def train_dataloader(self) -> CropLoader:
@@ -90,7 +90,12 @@ class DeepGPSModule(pl.LightningModule):
         self._sums["validation"] = torch.zeros(4, device=self.device)
 
     def _losses(self, batch: Batch, part: str) -> tuple[Tensor, Tensor, Tensor]:
-        prediction, image_loss, label_loss = self.model.score(batch)
+        # one compiled program: another size, or evaluation, would compile a more general one, which
+        # then serves all batches and is slower
+        other = part != "train" or len(batch.label) != self.config.batch_size
+        stance = "force_eager" if self.config.compile and other else "default"
+        with torch.compiler.set_stance(stance):
+            prediction, image_loss, label_loss = self.model.score(batch)
         labelled = is_labelled(batch, self.model.config)
         correct = (prediction.logits.argmax(dim=1) == batch.label) & (batch.label >= 0)
         one_row = torch.stack(
@@ -223,10 +228,13 @@ def train_network(module: DeepGPSModule, recorder: Recorder, last: Path) -> pl.T
     """
     config = module.config
     precision: Any = config.resolved_precision()
+    # torchrun says how many processes and machines there are
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", 1))
     try:
         with _quiet():
             trainer = pl.Trainer(
-                accelerator="auto", devices=config.devices, max_epochs=config.epochs,
+                accelerator="auto", devices=devices, num_nodes=machines, max_epochs=config.epochs,
                 precision=precision, callbacks=[recorder], logger=False,
                 enable_checkpointing=False, enable_progress_bar=False,
                 enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=last.parent,

@@ -42,6 +42,10 @@ class FlowConfig(DeepGPSConfig):
         Sines and cosines that write the time; even.
     sequence_dropout : float
         Share of the sequence vector's numbers hidden from the image branch in training.
+    condition : str
+        What the field is told of a protein: "sequence", the projected vector; or "label", a vector
+        for the place. In training that is the true place, in sampling one drawn with the label
+        head's probabilities, so that samples disagree as often as the head is unsure.
     unconditional : float
         Share of training crops without any sequence, for guidance.
     ema_decay : float
@@ -65,6 +69,7 @@ class FlowConfig(DeepGPSConfig):
     patch_px: int = 2
     time_dim: int = 64
     sequence_dropout: float = 0.0
+    condition: str = "sequence"
     unconditional: float = 0.1
     ema_decay: float = 0.999
     steps: int = 10
@@ -87,6 +92,10 @@ class FlowConfig(DeepGPSConfig):
             problem = f"fusion {self.fusion!r} is not 'film' or 'residue_attention'"
         elif self.solver not in SOLVERS or self.steps < 1 or self.teacher_steps < 1:
             problem = f"solver {self.solver!r}, {self.steps} steps: not {' or '.join(SOLVERS)}, 1"
+        elif self.condition not in ("sequence", "label"):
+            problem = f"condition {self.condition!r} is not 'sequence' or 'label'"
+        elif self.condition == "label" and (self.fusion != "film" or self.multi_label):
+            problem = "condition 'label' needs fusion 'film' and one label a protein"
         elif self.time_shift < 1:
             problem = f"time_shift {self.time_shift} is less than 1"
         elif not (0 <= self.unconditional < 1 and 0 <= self.ema_decay < 1 < self.time_dim):

@@ -116,7 +116,7 @@ def start_prediction() -> Response:
         raise FieldErrors({"nucleus_images": "Send a list of files as base64 text."})
     files = [_decoded(value, "nucleus_images") for value in sent]
     try:
-        asked = parse_prediction(body, files, settings(), list(models()))
+        asked = parse_prediction(body, files, settings(), models())
     except FieldErrors as error:
         renamed = {("nucleus_images" if k == "nucleus" else k): v for k, v in error.errors.items()}
         raise FieldErrors(renamed, error.status) from None

@@ -18,6 +18,7 @@ from opengps.context import models
 from opengps.database import open_database
 from opengps.errors import BusyError, FieldErrors
 from opengps.prediction import title_of
+from opengps.results import SHOWN_SAMPLES
 from opengps.settings import load_settings
 
 log = logging.getLogger("opengps")
@@ -53,8 +54,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     for blueprint in (pages.blueprint, submit_pages.blueprint, api.blueprint):
         app.register_blueprint(blueprint)
     app.jinja_env.globals.update(
-        title_of=title_of, models=models, change_threshold=CHANGE_THRESHOLD
-    )
+        title_of=title_of, models=models, change_threshold=CHANGE_THRESHOLD,
+        shown_samples=SHOWN_SAMPLES,
+    )  # fmt: skip
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     _handle_errors(app)
     return app

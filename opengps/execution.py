@@ -64,11 +64,16 @@ def _predict(
         model, {**sequences, **mutants_of(sequences, mutations)},
         storage.load_inputs(settings["DATA"], held.id),
         pixel_size_um=held.params["pixel_size_um"], max_nuclei=settings["MAX_NUCLEI"],
-        progress=progress,
+        samples=held.params.get("samples", 0), progress=progress,
     )  # fmt: skip
     assert predicted.nuclear_images is not None and predicted.images_by_nucleus is not None
     np.save(folder / "nuclei.npy", storage.to_uint8(predicted.nuclear_images))
     np.save(folder / "drawn.npy", storage.to_uint8(predicted.images_by_nucleus))
+    if predicted.samples is not None and predicted.spread is not None:
+        np.save(folder / "samples.npy", storage.to_uint8(predicted.samples))
+        # deviations are small beside intensities: stretched, as the page says
+        brightest = max(float(predicted.spread.max()), 1e-6)
+        np.save(folder / "spread.npy", storage.to_uint8(predicted.spread / brightest))
     info = catalog(tuple(settings["MODELS"]))[held.params["model"]]
     compared = compared_mutants(model, sequences, mutations)
     write_results(predicted, info, folder / "files", mutations=compared)

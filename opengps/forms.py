@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from deepgps_core.sources.uniprot import read_fasta
 from opengps.errors import FieldErrors
 from opengps.images import PictureError, read_picture
 from opengps.prediction import mutants_of
+
+if TYPE_CHECKING:
+    from deepgps_core.predictor import ModelInfo
 
 MAX_NAME = 80
 MAX_LINE = 200
@@ -36,6 +39,7 @@ class PredictionRequest:
     images: list[np.ndarray]
     pixel_size_um: float | None
     mutations: tuple[str, ...] = ()
+    samples: int = 0
 
 
 def clean_text(value: Any, *, max_letters: int, lines: bool = False) -> str:
@@ -110,6 +114,34 @@ def parse_pixel_size(value: Any) -> float | None:
         number = math.nan
     if isinstance(value, bool) or not 0.01 <= number <= 10:
         raise ValueError("Give micrometers a pixel, between 0.01 and 10, such as 0.206.")
+    return number
+
+
+def parse_samples(value: Any, n_proteins: int, generates: bool, settings: Mapping[str, Any]) -> int:
+    """
+    Return how many images to draw of each protein; 0 where nothing was given: one, as ever.
+
+    Raises
+    ------
+    ValueError
+        If it is no small whole number, too much for one job, or the model draws only one.
+    """
+    if value is None or value in ("", 0, "0"):
+        return 0
+    most = settings["MAX_SAMPLES"]
+    text = str(value).strip()
+    if isinstance(value, bool | float) or not text.isascii() or not text.isdigit():
+        raise ValueError(f"Give a whole number up to {most}, or leave it empty.")
+    number = int(text[:9])
+    if number > most:
+        raise ValueError(f"At most {most} samples are drawn of a protein.")
+    if not generates:
+        raise ValueError("This model draws one image, always the same; choose one that generates.")
+    if number * n_proteins > settings["MAX_SAMPLED"]:
+        raise ValueError(
+            f"{number} samples of {n_proteins} proteins are too many for one job; at most "
+            f"{settings['MAX_SAMPLED']} images fit."
+        )
     return number
 
 
@@ -217,7 +249,7 @@ class Collector:
 
 def parse_prediction(
     values: Mapping[str, Any], files: Sequence[bytes], settings: Mapping[str, Any],
-    models: Sequence[str],
+    models: Mapping[str, ModelInfo],
 ) -> PredictionRequest:  # fmt: skip
     """
     Check a request to predict.
@@ -225,7 +257,7 @@ def parse_prediction(
     Parameters
     ----------
     values : mapping
-        fasta, model, pixel_size_um, mutations, as typed.
+        fasta, model, pixel_size_um, mutations, samples, as typed.
     files : sequence of bytes
         Nucleus images.
 
@@ -241,7 +273,14 @@ def parse_prediction(
         mutations = found.take(
             "mutations", parse_mutations, values.get("mutations"), sequences, settings
         )
-    model = found.take("model", parse_model, values.get("model"), models)
+    model = found.take("model", parse_model, values.get("model"), list(models))
+    samples = 0
+    if sequences and model and mutations is not None:
+        n_proteins = len(sequences) + len(mutants_of(sequences, mutations))
+        samples = found.take(
+            "samples", parse_samples, values.get("samples"), n_proteins, models[model].generates,
+            settings,
+        )  # fmt: skip
     size = found.take("pixel_size_um", parse_pixel_size, values.get("pixel_size_um"))
     if len(files) > settings["MAX_IMAGES"]:
         found.errors["nucleus"] = f"At most {settings['MAX_IMAGES']} nucleus images fit in a job."
@@ -259,4 +298,4 @@ def parse_prediction(
         found.take("pixel_size_um", check_scale, plane.shape, size, settings)
         images.append(plane)
     found.stop_if_any()
-    return PredictionRequest(sequences, model, images, size, mutations)
+    return PredictionRequest(sequences, model, images, size, mutations, samples)

@@ -85,7 +85,7 @@ def accept_prediction(
     params = {
         "model": request.model, "pixel_size_um": request.pixel_size_um,
         "sequences": request.sequences, "n_images": len(request.images),
-        "mutations": list(request.mutations),
+        "mutations": list(request.mutations), "samples": request.samples,
     }  # fmt: skip
     with saying_busy(settings["DATA"], job_id):
         storage.save_inputs(settings["DATA"], job_id, request.images)

@@ -23,7 +23,7 @@ PIXEL_SIZE: Schema = {
 #: Fields of the requests; `fields_of` and the document read the same.
 REQUESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "PredictionRequest": (
-        ("fasta",), ("model", "pixel_size_um", "nucleus_images", "mutations"),
+        ("fasta",), ("model", "pixel_size_um", "nucleus_images", "mutations", "samples"),
     ),
     "SubmissionRequest": (
         ("protein_id", "cell_line", "provenance", "pixel_size_um", "image"),
@@ -70,6 +70,10 @@ def _request_fields(settings: Mapping[str, Any], models: Sequence[str]) -> dict[
             "description": "R12A, del5-20, ins0:PKKKRKV or graft:PKKKRKV, with commas; ID=R12A "
             "names the protein, + joins several in one mutant.",
         },
+        "samples": {
+            "type": ["integer", "null"], "minimum": 0, "maximum": settings["MAX_SAMPLES"],
+            "description": "Images of each protein beside each nucleus, of a model that generates.",
+        },
         "protein_id": {
             "type": "string", "minLength": 1, "maxLength": MAX_NAME,
             "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]*$",
@@ -108,8 +112,8 @@ def _result_schemas() -> dict[str, Schema]:
         "PredictionResult": _object(
             {
                 **about, "multi_label": FLAG, "n_members": COUNT, "calibrated": FLAG,
-                "n_nuclei": COUNT, "nuclei_source": TEXT, "pixel_size_um": {"type": "number"},
-                "width_um": {"type": "number"},
+                "n_nuclei": COUNT, "n_samples": COUNT, "nuclei_source": TEXT,
+                "pixel_size_um": {"type": "number"}, "width_um": {"type": "number"},
                 "proteins": _list(_ref("Protein")), "mutations": _list({"type": "object"}),
             }
         ),

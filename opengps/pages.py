@@ -17,7 +17,7 @@ from opengps.intake import EXAMPLE, PREDICT, accept_prediction
 from opengps.security import check_form_token, check_rate
 
 blueprint = Blueprint("pages", __name__)
-TYPED = ("fasta", "model", "pixel_size_um", "mutations")
+TYPED = ("fasta", "model", "pixel_size_um", "mutations", "samples")
 #: What the examples of the home page fill into the form: UniProt accessions, and mutations.
 EXAMPLES: dict[str, tuple[tuple[str, ...], str]] = {
     "three": (("Q8IV63", "Q16630", "P13639"), ""),
@@ -104,7 +104,7 @@ def start_prediction() -> AnyResponse:
         check_rate()
         values["fasta"] = _typed_fasta()
         files = [file.read() for file in request.files.getlist("nucleus") if file.filename]
-        asked = parse_prediction(values, files, settings(), list(models()))
+        asked = parse_prediction(values, files, settings(), models())
         job_id = accept_prediction(engine(), settings(), asked)
     except (FieldErrors, BusyError) as error:
         return shown_again("predict.html", error, values)

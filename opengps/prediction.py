@@ -110,6 +110,7 @@ def predict(
     *,
     pixel_size_um: float | None,
     max_nuclei: int,
+    samples: int = 0,
     progress: Progress,
 ) -> tuple[Predicted, ModelInfo]:
     """
@@ -118,7 +119,8 @@ def predict(
     Returns
     -------
     predicted : Predicted
-        With ``nuclear_images`` (n, H, W) of all images, and ``images_by_nucleus`` (N, n, H, W).
+        With ``nuclear_images`` (n, H, W) of all images, and ``images_by_nucleus`` (N, n, H, W);
+        with `samples` these, too, (N, n, samples, H, W), whose means the images then are.
     info : ModelInfo
 
     Raises
@@ -144,7 +146,9 @@ def predict(
         parts: list[Predicted] = []
         for start in range(0, len(names), AT_ONCE):  # reading sequences takes most of the time
             some = {name: sequences[name] for name in names[start : start + AT_ONCE]}
-            parts.append(predictor.predict(some, nuclei=nuclei, progress=lambda *_: None))
+            parts.append(
+                predictor.predict(some, nuclei=nuclei, samples=samples, progress=lambda *_: None)
+            )
             done += len(some)
             progress(done, len(crops) * len(names))
         by_image.append(_stacked(parts))
@@ -159,6 +163,7 @@ def _stacked(parts: list[Predicted]) -> Predicted:
         images_by_nucleus=np.concatenate(
             [part.images_by_nucleus for part in parts if part.images_by_nucleus is not None]
         ),
+        samples=_all_samples(parts, axis=0),
     )  # fmt: skip
 
 
@@ -169,11 +174,21 @@ def _joined(parts: list[Predicted]) -> Predicted:
     shape = tuple(max(p.nuclear_image.shape[axis] for p in parts) for axis in (0, 1))
     nuclei = np.concatenate([_filled(p.nuclear_images, shape) for p in parts])
     images = np.concatenate([_filled(p.images_by_nucleus, shape) for p in parts], axis=1)
+    filled = [
+        p if p.samples is None else replace(p, samples=_filled(p.samples, shape)) for p in parts
+    ]
     return replace(
         parts[0], nuclear_images=nuclei, images_by_nucleus=images, nuclear_image=nuclei[0],
-        images=images[:, 0], n_nuclei_found=sum(p.n_nuclei_found for p in parts),
+        images=images[:, 0], samples=_all_samples(filled, axis=1),
+        n_nuclei_found=sum(p.n_nuclei_found for p in parts),
         nuclei_source=f"{len(nuclei)} nuclei of {len(parts)} images that were given",
     )  # fmt: skip
+
+
+def _all_samples(parts: list[Predicted], axis: int) -> np.ndarray | None:
+    """Put the parts' samples together, where there are any."""
+    drawn = [part.samples for part in parts if part.samples is not None]
+    return np.concatenate(drawn, axis=axis) if drawn else None
 
 
 def _filled(stack: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -199,6 +214,11 @@ def summary_of(
                 "confidence_high": round(float(record["confidence_high"]), 4),
                 "entropy": round(float(record["entropy"]), 4),
                 "unsure": bool(record["unsure"]),
+                **(
+                    {"image_spread": round(float(record["image_spread"]), 4)}
+                    if "image_spread" in record
+                    else {}
+                ),
             }
         )
     nuclei = predicted.nuclear_images
@@ -208,6 +228,7 @@ def summary_of(
         "notice": info.notice, "labels": list(info.labels), "multi_label": info.multi_label,
         "n_members": info.n_members, "calibrated": info.calibrated,
         "n_nuclei": 1 if nuclei is None else len(nuclei),
+        "n_samples": 0 if predicted.samples is None else predicted.samples.shape[2],
         "nuclei_source": predicted.nuclei_source, "pixel_size_um": predicted.pixel_size_um,
         "width_um": round(width_um, 2),
         "proteins": rows,

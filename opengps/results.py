@@ -27,7 +27,12 @@ DOWNLOADS = {
 }
 #: Longest side of a preview.
 PREVIEW_PX = 512
-CHANNELS = ("nucleus", "protein", "overlay", "measured")
+#: Samples of which there are pictures; all are in the files.
+SHOWN_SAMPLES = 8
+CHANNELS = (
+    "nucleus", "protein", "overlay", "measured", "spread",
+    *(f"sample-{number}" for number in range(1, SHOWN_SAMPLES + 1)),
+)  # fmt: skip
 
 
 def find_job(engine: Engine, job_id: str, kind: str) -> Job | None:
@@ -113,7 +118,12 @@ def _channels(folder: Path, kind: str, number: int) -> dict[str, np.ndarray] | N
         drawn = mapped("drawn.npy")
         if number >= len(drawn):
             return None
-        return {"nucleus": mapped("nuclei.npy"), "protein": drawn[number]}
+        stacks = {"nucleus": mapped("nuclei.npy"), "protein": drawn[number]}
+        if (folder / "samples.npy").exists():
+            stacks["spread"] = mapped("spread.npy")[number]
+            of_one = mapped("samples.npy")[number]  # (n, samples, H, W)
+            stacks |= {f"sample-{k + 1}": of_one[:, k] for k in range(of_one.shape[1])}
+        return stacks
     path = folder / f"cells_{number}.npy"
     if not path.exists():
         return None

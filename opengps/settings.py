@@ -25,6 +25,8 @@ DEFAULTS: dict[str, Any] = {
     "MAX_IMAGE_PX": 4096,  # of a side
     "MAX_NUCLEI": 4,  # drawn of each nucleus image
     "MAX_IMAGES": 4,  # nucleus images of one job
+    "MAX_SAMPLES": 16,  # of a protein beside a nucleus
+    "MAX_SAMPLED": 64,  # proteins times samples of one job: each takes a second of a core
     "MAX_SUBMISSIONS": 50,  # of one batch
     "MAX_ARCHIVE_BYTES": 50_000_000,
     "MAX_ARCHIVE_FILES": 100,

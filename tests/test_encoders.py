@@ -23,6 +23,7 @@ from deepgps_core.encoders import (
     window_starts,
 )
 from deepgps_core.esm2 import ESM2, MASK, PAD, TOKENS, load_network, tokenize
+from deepgps_core.packed_attention import Packed
 from deepgps_core.sources.embedded import single2_dataset
 
 
@@ -119,6 +120,64 @@ def test_company_changes_nothing(encoder: ESM2Encoder) -> None:
     assert list(together) == list(sequences)
     for name, sequence in sequences.items():
         assert np.allclose(together[name], encoder.embed({name: sequence})[name], atol=1e-5)
+
+
+def test_packed_attention_sees_its_own_protein_only() -> None:
+    """Side by side equals a dense mask that keeps proteins apart; positions begin anew."""
+    packed = Packed.of([3, 1, 5])
+    assert packed.positions.tolist() == [0, 1, 2, 0, 0, 1, 2, 3, 4]
+    assert packed.documents[0].tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 2]
+    assert packed.bounds.tolist() == [0, 3, 4, 9]
+    query, key, value = torch.randn(3, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0))
+    own = packed.documents[0][:, None] == packed.documents[0]
+    scores = (query @ key.transpose(-1, -2) / 2).masked_fill(~own, float("-inf"))
+    expected = scores.softmax(dim=-1) @ value
+    torch.testing.assert_close(packed.attend(query, key, value), expected)
+
+
+def test_packed_equals_padded(encoder: ESM2Encoder) -> None:
+    """With padding or without, in one batch or in many, long ones in windows: the same."""
+    sequences = {f"p{n}": random_sequence(n, seed=n) for n in (40, 1, 41, 120)}
+    padded = ESM2Encoder(device="cpu", packed=False)
+    assert encoder.packed and not padded.packed
+    few = ESM2Encoder(device="cpu", batch_tokens=64)
+    for per_residue in (False, True):
+        expected = padded.embed(sequences, per_residue)
+        for other in (encoder, few):
+            found = other.embed(sequences, per_residue)
+            for name in sequences:
+                assert np.allclose(found[name], expected[name], atol=1e-5), name
+
+
+def test_half_precision_has_a_name_of_its_own(small: Path) -> None:
+    """Vectors of both precisions are not mixed; they agree to 1e-2 of their size."""
+    half = load_encoder(f"{small}+mean-std+bf16", device="cpu")
+    assert half.name == "small+mean-std+bf16" and load_encoder(str(small)).name == "small"
+    whole = load_encoder(f"{small}+mean-std", device="cpu")
+    text = {"a": random_sequence(60)}
+    expected = whole.embed(text)["a"]
+    error = np.abs(half.embed(text)["a"] - expected).max()
+    assert 0 < error < 2e-2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("[enforce] can't allocate memory")]
+)
+def test_out_of_memory_names_the_batch(
+    small: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    """One line with the size of the batch and the option to lower; other errors stay theirs."""
+    encoder = ESM2Encoder(small, device="cpu", batch_tokens=100)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(encoder.network, "hidden_layers", fail)
+    with pytest.raises(InputError, match=r"82 tokens.*--batch-tokens.*now 100"):
+        encoder.embed({"a": "M" * 80})
+    error = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        encoder.embed({"a": "M" * 80})
 
 
 @pytest.mark.parametrize("n_residues", [1, 1022, 1023, 1500, 2700, 34350])

@@ -23,7 +23,7 @@ from deepgps_core.flow import FlowConfig, FlowGPS
 from deepgps_core.fusions import ResidueBatch
 from deepgps_core.losses import Batch
 from deepgps_core.runs import Run, TrainingConfig, load_run
-from deepgps_core.samplers import draw_noise, guided, image_key, integrate
+from deepgps_core.samplers import draw_classes, draw_noise, guided, image_key, integrate
 from deepgps_core.training import fit, predict_crops
 from deepgps_core.velocity import time_embedding
 
@@ -397,3 +397,70 @@ def test_student_strides_on_a_shifted_clock(run: Run) -> None:
     times = torch.tensor([0.0, 0.09, 0.11, 0.3, 0.9])
     t = student._stride(batch_of(), torch.zeros_like(noise), noise, times, None)[2]
     assert t.tolist() == pytest.approx([0, 0, 0.1, 0.25, 0.5])  # (0, 1/4, 1/2, 3/4) / (3 - 2 u)
+
+
+# ---- told the place
+
+
+def test_classes_are_shared_out_as_probable() -> None:
+    """Of n samples of one key a class gets n times its probability, within two; keys differ."""
+    probabilities = torch.tensor([[0.7, 0.2, 0.1]]).repeat(300, 1)
+    keys = [f"protein {i // 30}" for i in range(300)]
+    numbers = [i % 30 for i in range(300)]
+    drawn = draw_classes(probabilities, keys, numbers)
+    for start in range(0, 300, 30):
+        counts = torch.bincount(drawn[start : start + 30], minlength=3)
+        assert (counts - torch.tensor([21, 6, 3])).abs().max() <= 2
+    assert len({tuple(drawn[s : s + 30].tolist()) for s in range(0, 300, 30)}) > 1
+    again = draw_classes(probabilities[:7], keys[:7], numbers[:7])
+    assert torch.equal(again, drawn[:7])  # named, not counted
+    assert not torch.equal(draw_classes(probabilities, keys, numbers, seed=1), drawn)
+
+
+def test_classes_of_single_samples_are_random() -> None:
+    """One sample each of many keys: shares as probable, within chance."""
+    n = 2000
+    drawn = draw_classes(
+        torch.tensor([[0.25, 0.75]]).repeat(n, 1), [str(i) for i in range(n)], [0] * n
+    )
+    assert abs(drawn.double().mean().item() - 0.75) < 4 * (0.25 * 0.75 / n) ** 0.5
+
+
+PLACED = dataclasses.replace(CONFIG, condition="label")
+
+
+def test_a_flow_told_the_place_learns_from_true_places() -> None:
+    """In training the vector of the true place is told, whatever the sequence; of two, the mean."""
+    model, batch = shaken(PLACED), batch_of()
+    other = batch._replace(sequence_features=batch.sequence_features.flip(0))
+    losses = [model.score(b)[1] for b in (batch, other)]
+    assert torch.allclose(*losses)
+    swapped = model.score(batch._replace(label=1 - batch.label))[1]
+    assert not torch.allclose(losses[0], swapped)
+    both = batch._replace(targets=torch.ones(5, 2))
+    mean = model._told_the_truth(both, torch.zeros(5, 24))
+    assert torch.allclose(mean, model.places.mean(dim=0).expand(5, -1))
+    unknown = batch._replace(label=torch.full((5,), -1))
+    assert torch.equal(model._told_the_truth(unknown, torch.zeros(5, 24))[0], model.no_sequence)
+
+
+def test_a_flow_told_the_place_draws_places_as_probable() -> None:
+    """In drawing, places follow the label head: sure of one, always it; unsure, both."""
+    model = shaken(PLACED)
+    keys, numbers = ["a"] * 10, list(range(10))
+    for logits, wanted in (([9.0, -9.0], {0}), ([-9.0, 9.0], {1}), ([0.0, 0.0], {0, 1})):
+        told = model.told(torch.zeros(10, 24), torch.tensor([logits]).repeat(10, 1), keys, numbers)
+        distances = torch.cdist(told, model.places)
+        assert distances.min(dim=1).values.max() < 1e-6
+        assert set(distances.argmin(dim=1).tolist()) == wanted
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"condition": "name"}, {"condition": "label", "fusion": "residue_attention"},
+     {"condition": "label", "label_loss": "multi_label"}],
+)  # fmt: skip
+def test_impossible_conditions_are_refused(changes: dict[str, Any]) -> None:
+    """What cannot be told is refused with one line."""
+    with pytest.raises(InputError):
+        dataclasses.replace(CONFIG, **changes)

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import DIM, SIZE_PX, drawn_crop, make_tiny
 
 from deepgps_core.backends import Described
 from deepgps_core.dataset import InputError
+from deepgps_core.flow import FlowConfig
+from deepgps_core.generative import Sampling, sample
 from deepgps_core.model import DeepGPSConfig
 from deepgps_core.nucleus_images import NetworkScale, default_crops, nuclei_of
+from deepgps_core.outputs import predict_files
 from deepgps_core.predict import read_nuclear_image
 from deepgps_core.predictor import (
     SHIPPED,
@@ -24,7 +28,7 @@ from deepgps_core.predictor import (
     label_table,
     load_predictor,
 )
-from deepgps_core.runs import TrainingConfig
+from deepgps_core.runs import TrainingConfig, load_run
 from deepgps_core.shipped import MODELS_PATH, load_shipped, opinion
 from deepgps_core.sources.uniprot import read_fasta
 from deepgps_core.training import fit
@@ -172,6 +176,101 @@ def test_a_folder_of_seeds_is_an_ensemble(tmp_path: Path, monkeypatch: pytest.Mo
     assert both.images.shape == (1, SIZE_PX // 2, SIZE_PX // 2)
     with pytest.raises(InputError, match="model that generates"):
         load_predictor(tmp_path / "runs").predict({"A": "MK"}, crop, samples=3)
+
+
+@pytest.fixture(scope="module")
+def flow_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of two runs of a model that generates."""
+    folder = tmp_path_factory.mktemp("flow")
+    dataset = make_tiny(folder / "tiny")
+    model = FlowConfig(
+        sequence_dim=DIM, hidden_dim=8, width=4, depth=2, crop_size_px=24, time_dim=8, steps=2
+    )
+    for seed in (0, 1):
+        training = TrainingConfig(encoder="drawn", epochs=1, batch_size=8, seed=seed)
+        fit(dataset, "random-0", model, training, folder / "runs" / str(seed))
+    return folder / "runs"
+
+
+class Counts:
+    """An encoder that counts letters."""
+
+    def embed(self, sequences: Mapping[str, str]) -> dict[str, np.ndarray]:
+        return {
+            name: np.array([text.count(a) for a in "MKRACD"][:DIM], np.float32)
+            for name, text in sequences.items()
+        }
+
+
+def test_samples_of_a_run_that_generates(flow_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of `generative.sample`, image and spread their mean and deviation."""
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
+    crop = drawn_crop("Nucleus", np.random.default_rng(0))[0]
+    opened, sequences = load_predictor(flow_runs / "0"), {"A": "MKKKK", "B": "MRRRRRR"}
+    seen: list[tuple[int, int]] = []
+    predicted = opened.predict(
+        sequences, crop, samples=3, progress=lambda done, total: seen.append((done, total))
+    )
+    assert predicted.samples is not None and predicted.spread is not None and seen == [(2, 2)]
+    expected = sample(
+        load_run(flow_runs / "0"), sequences, predicted.nuclear_image[None], Sampling(3),
+        encoder=Counts(),
+    )  # fmt: skip
+    assert predicted.samples == pytest.approx(expected, abs=1e-6)
+    assert predicted.images == pytest.approx(expected[:, 0].mean(axis=1), abs=1e-6)
+    assert predicted.spread == pytest.approx(expected.std(axis=2), abs=1e-6)
+    assert predicted.table["image_spread"].to_numpy() == pytest.approx(
+        expected.std(axis=2).mean(axis=(1, 2, 3)), abs=1e-6
+    )
+    again = opened.predict({"B": "MRRRRRR"}, crop, samples=2)
+    assert again.samples is not None
+    assert again.samples[0] == pytest.approx(predicted.samples[1, :, :2], abs=1e-5)
+    assert opened.predict(sequences, crop).samples is None
+
+
+def test_runs_share_the_samples_out(flow_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs, three samples: two of the first and one of the second, which differ."""
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
+    crop = drawn_crop("Nucleus", np.random.default_rng(0))[0]
+    both = load_predictor(flow_runs).predict({"A": "MKKKK"}, crop, samples=3).samples
+    first = load_predictor(flow_runs / "0").predict({"A": "MKKKK"}, crop, samples=3).samples
+    assert both is not None and first is not None and both.shape == first.shape
+    assert both[0, 0, :2] == pytest.approx(first[0, 0, :2], abs=1e-6)
+    assert not np.allclose(both[0, 0, 2], first[0, 0, 2], atol=1e-3)
+
+
+def test_sampled_files(flow_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder holds all samples, their mean and their deviation, in 16 bits."""
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
+    (tmp_path / "a.fasta").write_text(">A\nMKKKK\n")
+    nucleus = field_of_cells(600, ((150, 160), (420, 430)))
+    tifffile.imwrite(tmp_path / "n.tif", nucleus)
+    predicted = predict_files(
+        flow_runs / "0", tmp_path / "a.fasta", tmp_path / "n.tif", tmp_path / "out", samples=3
+    )
+    assert predicted.samples is not None and predicted.spread is not None
+    n_nuclei = predicted.samples.shape[1]
+    assert n_nuclei == 2
+    stem = tmp_path / "out" / "images" / "0000_A"
+    found = tifffile.imread(f"{stem}_samples.tif")
+    assert found.shape == (3, n_nuclei, *predicted.nuclear_image.shape) and found.dtype == np.uint16
+    assert found / 65535 == pytest.approx(predicted.samples[0].swapaxes(0, 1), abs=1e-5)
+    assert tifffile.imread(f"{stem}_spread.tif") / 65535 == pytest.approx(
+        predicted.spread[0], abs=1e-5
+    )
+    assert tifffile.imread(f"{stem}.tif") / 65535 == pytest.approx(
+        predicted.samples[0].mean(axis=1), abs=1e-5
+    )
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "mean of 3 samples" in report and report.count('alt="sample ') == 3
+
+
+def test_too_many_samples_are_refused(flow_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is drawn, with the options to change."""
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
+    crop = drawn_crop("Nucleus", np.random.default_rng(0))[0]
+    with pytest.raises(InputError, match="--samples.*--max-nuclei"):
+        load_predictor(flow_runs / "0").predict({"A": "MKKKK"}, crop, samples=10**7)
 
 
 def test_shipped_models_say_what_they_are() -> None:

@@ -23,8 +23,8 @@ FLOORS = (
     {"stardist_torch", "segmentation", "cropping", "nuclei", "preprocessing", "prepare_cluster"}
     | {"segmentation_training", "segmenter_recipe"},
     {"splits"},
-    {"esm2", "pretraining", "encoders"},
-    {"structure", "structure_io", "coarse_chain", "point_clouds", "pointnet"},
+    {"packed_attention", "esm2", "pretraining", "encoders"},
+    {"structure", "structure_io", "coarse_chain", "point_clouds", "pointnet", "equivariant"},
     {"unet", "fusions", "losses", "model", "label_head", "light_attention"}
     | {"samplers", "velocity", "flow", "families"},
     {"residues", "targets", "crops", "runs", "training", "training_loop"},

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +20,7 @@ from hypothesis import strategies as st
 from tiny import make_tiny
 
 from deepgps_core.crops import load_crops
-from deepgps_core.dataset import Dataset, InputError
+from deepgps_core.dataset import AMINO_ACIDS, Dataset, InputError
 from deepgps_core.encoders import (
     EMBEDDED_WEIGHTS,
     CompositionEncoder,
@@ -91,6 +98,64 @@ def test_goes_on_where_it_was_stopped(tiny: Dataset) -> None:
     assert len(seen) == 13 and len(set(seen)) == 13  # twelve proteins and the stop
     assert path.read_bytes() == expected
     assert not list((tiny.path / "features").glob(".*"))
+
+
+def test_killed_by_force_it_goes_on(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After kill -9 in the middle, the rest is embedded, and all is as undisturbed."""
+    rng = np.random.default_rng(0)
+    names = [f"Q{n:02d}" for n in range(48)]
+    texts = ["M" + "".join(rng.choice(list(AMINO_ACIDS), 200 + n)) for n in range(48)]
+    proteins = pd.DataFrame(
+        {"protein_id": names, "gene": names, "uniprot": names, "sequence": texts,
+         "locations": "Nucleus", "label": "Nucleus", "cluster_30": names}
+    )  # fmt: skip
+    made = make_tiny(tmp_path / "tiny").info
+    killed, whole = (Dataset.create(data_root / n, made, proteins) for n in ("killed", "whole"))
+    killed.write_features("embedded", {name: np.zeros(320, np.float32) for name in names})
+    command = "from deepgps_core.cli import main; main()"
+    asked = ["embed", str(killed.path), "--residues", "--limit", "100", "--batch-tokens", "300"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *asked], env=environment, stdout=subprocess.DEVNULL
+    )
+    features, deadline = killed.path / "features", time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        logs = list(features.glob(".*.done"))
+        if logs and logs[0].read_text().count("\n") >= 4:
+            break
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    done = set(next(iter(features.glob(".*.done"))).read_text().split("\n")[:-1])
+    assert 4 <= len(done) < 48 and not list(features.glob("embedded-*"))
+    encoder, later = ESM2Encoder(), []
+    iterate = encoder.iterate
+
+    def watched(sequences: Mapping[str, str], per_residue: bool = False) -> Iterator[Any]:
+        later.extend(sequences)
+        return iterate(sequences, per_residue)
+
+    monkeypatch.setattr(encoder, "iterate", watched)
+    embed_residues(killed, encoder, max_residues=100)
+    assert sorted(later) == sorted(set(names) - done)
+    embed_residues(whole, ESM2Encoder(), max_residues=100)
+    found, expected = (read_residues(d, "embedded", names)[0] for d in (killed, whole))
+    # other batches round differently in the last of 16 bits
+    np.testing.assert_allclose(found.astype(float), expected.astype(float), rtol=2e-3, atol=1e-3)
+
+
+def test_a_name_cut_off_by_a_kill_is_not_done(tiny: Dataset) -> None:
+    """The last line of the log without its end is not taken for another protein's name."""
+    expected = embed_residues(tiny, CompositionEncoder()).read_bytes()
+    for path in (tiny.path / "features").glob("composition-*"):
+        path.unlink()
+    total = sum(map(len, tiny.sequences().values()))
+    partial = tiny.path / "features" / f".composition-residues-{total}x20.npy"
+    np.lib.format.open_memmap(partial, "w+", np.float16, (total, 20)).flush()
+    partial.with_suffix(".done").write_text("P0\nP07")  # P07 was not written
+    assert embed_residues(tiny, CompositionEncoder()).read_bytes() == expected
 
 
 def test_missing_residues_name_the_remedy(tiny: Dataset) -> None:

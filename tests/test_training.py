@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import CROPS_PER_PROTEIN, make_tiny
+from torch import Tensor
 from typer.testing import CliRunner
 
 from deepgps_core import training_loop
@@ -21,7 +25,7 @@ from deepgps_core.cli import app
 from deepgps_core.crops import CropLoader, average_down, flip_and_rotate, load_crops
 from deepgps_core.dataset import Dataset, InputError, write_table
 from deepgps_core.losses import losses
-from deepgps_core.model import DeepGPSConfig
+from deepgps_core.model import DeepGPS, DeepGPSConfig
 from deepgps_core.runs import Run, TrainingConfig, load_run
 from deepgps_core.training import fit, predict_crops
 
@@ -322,6 +326,63 @@ def test_augmentation_is_one_of_eight_and_the_same_for_both_channels() -> None:
     turned = flip_and_rotate(image.expand(8, 1, 3, 3), draws)
     assert turned.flatten(1).unique(dim=0).shape[0] == 8
     assert (turned.flatten(1).sort(dim=1).values == torch.arange(9.0)).all()
+
+
+def test_crops_are_turned_as_bytes(dataset: Dataset) -> None:
+    """Batches equal crops made into floats first and turned then, both channels alike."""
+    crops = load_crops(dataset, ["P00", "P05"], encoder="drawn",
+                       labels=("Cytoplasm", "Nucleus"), crop_size_px=24)  # fmt: skip
+    rows = torch.tensor([3, 0, 7])
+    draws = torch.tensor([[True, False, False], [False, True, True], [False, False, False]])
+    batch = crops.batch(rows, torch.ones(2), draws)
+    expected = flip_and_rotate(crops.images[rows].float() / 255, draws)
+    assert torch.equal(torch.cat([batch.nuclear_image, batch.protein_image], dim=1), expected)
+    assert torch.equal(crops.batch(rows, torch.ones(2)).nuclear_image[2], expected[2, :1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not which("g++") and not which("clang++"), reason="no C++ compiler")
+def test_compiled_equals_eager(dataset: Dataset) -> None:
+    """Augmentation, network and gradients, compiled: the numbers of the eager ones."""
+    crops = load_crops(dataset, ["P00", "P05"], encoder="drawn",
+                       labels=("Cytoplasm", "Nucleus"), crop_size_px=24)  # fmt: skip
+    torch.manual_seed(0)
+    eager = DeepGPS(dataclasses.replace(MODEL, depth=1))
+    compiled = copy.deepcopy(eager)
+    compiled.compile()
+    found = []
+    for model, is_compiled in ((eager, False), (compiled, True)):
+        loader = CropLoader(crops, 8, shuffle=True, augment=True, compile=is_compiled)
+        _, image_loss, label_loss = model.score(next(iter(loader)))
+        (image_loss.mean() + label_loss.mean()).backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append({"image": image_loss.detach(), "label": label_loss.detach(), **gradients})
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not which("g++") and not which("clang++"), reason="no C++ compiler")
+def test_compiled_training_compiles_the_network_once(dataset: Dataset, tmp_path: Path) -> None:
+    """A smaller last batch and validation run as they are; losses are those of eager training."""
+    compiled = []
+
+    def count(graph: Any, inputs: list[Tensor]) -> Any:
+        compiled.append([tuple(x.shape) for x in inputs if isinstance(x, Tensor) and x.dim() == 4])
+        return graph.forward
+
+    eager = fit(dataset, "random-0", MODEL, changed(batch_size=10), tmp_path / "eager")
+    torch._dynamo.reset()
+    with pytest.MonkeyPatch.context() as patch:
+        once = partial(DeepGPS.compile, backend=count)
+        patch.setattr(DeepGPS, "compile", lambda self: once(self))
+        run = fit(
+            dataset, "random-0", MODEL, changed(batch_size=10, compile=True), tmp_path / "compiled"
+        )
+    of_batches = {shapes[0][0] for shapes in compiled if shapes}
+    assert of_batches == {10}
+    for column in ("train_image_loss", "validation_image_loss"):
+        np.testing.assert_allclose(run.history[column], eager.history[column], rtol=1e-3)
 
 
 def test_averaging_down_keeps_the_mean() -> None:
