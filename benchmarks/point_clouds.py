@@ -1,7 +1,7 @@
 """
 Surface points by KD-tree against PyUUL's own, on the same chains: time and peak memory, as ratios.
 
-Run from the root, on Linux: ``python benchmarks/point_clouds.py``. Each measurement is a process
+Run from the root, on Linux: ``python -m benchmarks.point_clouds``. Each measurement is a process
 of its own, so that its peak is its own; what the libraries take before the first atom is
 subtracted. Seconds are processor time on one thread, so that other programs do not count.
 Chains are the coarse stand-in (simulated); how many atoms there are, and how close, is what
@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,32 +92,65 @@ def available_mb() -> float:
     return int(line.split()[1]) / 1024
 
 
-def row_of(n_residues: int, n_atoms: int, chain: Path) -> str:
-    """Measure both on one chain and write the line of the table."""
+def row_of(n_residues: int, n_atoms: int, chain: Path) -> dict[str, Any]:
+    """Measure both on one chain."""
     ours = measured("kdtree", chain)
     assert ours, "the KD-tree ran out of memory"
-    row = [f"{n_residues:9d}", f"{n_atoms:9d}", f"{ours['seconds']:9.3f}",
-           f"{ours['mb']:9.1f}", f"{ours['all_mb']:9.0f}"]  # fmt: skip
     # about 10 bytes a pair of atoms: a distance and several masks, as seen on smaller chains
     fits = 12 * n_atoms**2 / 1e6 < available_mb()
     theirs = measured("pyuul", chain) if fits else None
-    if not theirs:
-        return " ".join([*row, f"{'no room':>9s}"])
-    return " ".join(
-        [*row, f"{theirs['seconds']:9.3f}", f"{theirs['mb']:9.1f}",
+    return {"residues": n_residues, "atoms": n_atoms, "kdtree": ours, "pyuul": theirs}
+
+
+def print_row(row: Mapping[str, Any]) -> None:
+    """Print one line; ratios are PyUUL's by ours."""
+    ours, theirs = row["kdtree"], row["pyuul"]
+    line = [f"{row['residues']:9d}", f"{row['atoms']:9d}", f"{ours['seconds']:9.3f}",
+            f"{ours['mb']:9.1f}", f"{ours['all_mb']:9.0f}"]  # fmt: skip
+    line += (
+        [f"{theirs['seconds']:9.3f}", f"{theirs['mb']:9.1f}",
          f"{theirs['seconds'] / ours['seconds']:9.1f}", f"{theirs['mb'] / ours['mb']:9.1f}"]
+        if theirs else [f"{'no room':>9s}"]
     )  # fmt: skip
+    print(" ".join(line), flush=True)
+
+
+def growth(sizes: list[float], values: list[float]) -> float:
+    """Return the slope of a log-log fit (here, so that children import as little as they need)."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the row of the one table: the largest chain that both can do."""
+    both = [row for row in result["rows"] if row["pyuul"]]
+    last, grown = both[-1], {}
+    for tool, rows in (("kdtree", result["rows"]), ("pyuul", both)):
+        sizes = [row["atoms"] for row in rows]
+        grown[tool] = growth(sizes, [row[tool]["seconds"] for row in rows])
+    ours, theirs = last["kdtree"], last["pyuul"]
+    return [
+        {"what": f"surface points of {last['atoms']:,} atoms", "ours": "KD-tree",
+         "beside": "PyUUL", "value": ours["seconds"], "peer": theirs["seconds"], "unit": "s",
+         "ratio": theirs["seconds"] / ours["seconds"], "memory_mib": ours["mb"],
+         "peer_memory_mib": theirs["mb"], "growth": grown["kdtree"],
+         "peer_growth": grown["pyuul"], "grows_with": "atoms"}
+    ]  # fmt: skip
 
 
 def main() -> None:
-    """Print one row a chain length; ratios are PyUUL's by ours."""
+    """Print one row a chain length, and keep them."""
+    from benchmarks.common import machine, write_results
+
     print(f"{N_POINTS} points, CPU seconds, best of {REPEATS}; memory over the libraries' own")
     head = ("residues", "atoms", "KD-tree s", "MB", "all MB", "PyUUL s", "MB", "x time", "x memory")
     print(" ".join(f"{name:>9s}" for name in head))
+    result = {**machine(), "benchmark": "point clouds", "points": N_POINTS, "rows": []}
     with tempfile.TemporaryDirectory() as folder:
         for n_residues in RESIDUES:
             chain = Path(folder) / f"{n_residues}.npz"
-            print(row_of(n_residues, write_chain(n_residues, chain), chain), flush=True)
+            result["rows"].append(row_of(n_residues, write_chain(n_residues, chain), chain))
+            print_row(result["rows"][-1])
+            write_results(result)
 
 
 if __name__ == "__main__":

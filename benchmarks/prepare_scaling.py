@@ -1,7 +1,7 @@
 """
 How preparing scales with workers: measured with one and two, a cost model for up to 1,000.
 
-Run as ``python benchmarks/prepare_scaling.py [fields]``. Fields are simulated, of OpenCell's size
+Run as ``python -m benchmarks.prepare_scaling [fields]``. Fields are simulated, of OpenCell's size
 and density. The ratio comes from one run. Where other programs keep the cores busy, wall time says
 little: processor time is printed beside it, and the model is made of that. The segmentation model
 loads in each worker before the clock starts, because that is paid once a worker.
@@ -10,14 +10,17 @@ loads in each worker before the clock starts, because that is paid once a worker
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.common import growth, machine, write_results
 from deepgps_core.prepare_cluster import FIELDS_PER_TASK, cluster_client, prepare_on_cluster
 from deepgps_core.sources.embedded import LABELS, demo_proteins
 from deepgps_core.sources.simulated import SimulationConfig, simulate_dataset
@@ -31,6 +34,10 @@ BYTES_PER_FIELD = 1.5e6 + 10 * 208 * 208 * 3
 def _cpu_s(client: Any) -> float:
     """Return the processor seconds that all workers have used so far."""
     return sum(client.run(time.process_time).values())
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(folder: Path, workers: int, sizes: list[int]) -> list[dict[str, float]]:
@@ -48,8 +55,9 @@ def measure(folder: Path, workers: int, sizes: list[int]) -> list[dict[str, floa
             # client and scheduler, which are one process here: what more workers do not share
             serial_s, wall_s = time.process_time() - here_s, time.perf_counter() - start
             rows.append(
-                {"fields": n_fields, "wall_s": wall_s, "serial_s": serial_s,
-                 "cpu_s": _cpu_s(client) - cpu_s}
+                {"workers": workers, "fields": n_fields, "crops": len(dataset.crops),
+                 "wall_s": wall_s, "serial_s": serial_s, "cpu_s": _cpu_s(client) - cpu_s,
+                 "worker_mib": max(client.run(_peak_mib).values())}
             )  # fmt: skip
     return rows[1:]  # the first loads the model
 
@@ -77,6 +85,24 @@ def main() -> None:
     both = [row for of_workers in rows.values() for row in of_workers]
     slope, start_s = np.polyfit([r["fields"] for r in both], [r["serial_s"] for r in both], 1)
     print_model(one["cpu_s"] / n_fields, max(0.0, slope), max(0.0, start_s))
+    print(write_results({**machine(), "benchmark": "preparing", "rows": both}))
+
+
+def table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the row of the one table: two workers beside one."""
+    by_workers = {n: [r for r in result["rows"] if r["workers"] == n] for n in (1, 2)}
+    rates = {n: rows[-1]["fields"] / rows[-1]["wall_s"] for n, rows in by_workers.items()}
+    grown = {
+        n: growth([r["fields"] for r in rows], [r["wall_s"] for r in rows])
+        for n, rows in by_workers.items()
+    }
+    return [
+        {"what": "preparing fields (normalize, segment, crop)", "ours": "2 workers",
+         "beside": "1 worker", "value": rates[2], "peer": rates[1], "unit": "fields/s",
+         "ratio": rates[2] / rates[1], "memory_mib": by_workers[2][-1].get("worker_mib"),
+         "peer_memory_mib": by_workers[1][-1].get("worker_mib"), "growth": grown[2],
+         "peer_growth": grown[1], "grows_with": "fields"}
+    ]  # fmt: skip
 
 
 def print_model(work_s: float, serial_s: float, start_s: float) -> None:

@@ -1,34 +1,47 @@
 """
-Training speed on a GPU: the published network, from the published settings to ours.
+Training speed: one network, from the published settings to ours.
 
 Run as ``python -m benchmarks.training_speed [--quick]``. Every setting trains the same network on
 the same crops in the same process, one after the other: the published settings first, then one
-change at a time. Beside images a second it says what share of the measured bf16 matrix-product
-rate was reached, and where the time of the fastest setting goes. The last rows are the project's
-own training path, Lightning, checkpoints and validation included.
+change at a time. On a GPU the network is the published one; on a CPU that of the demo, because
+the published one takes a second an image there. Beside images a second it says what share of the
+measured bf16 matrix-product rate was reached, and where the time of the fastest setting goes. The
+last rows are the project's own training path, Lightning, checkpoints and validation included.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import machine, write_results
+from benchmarks.common import (
+    DEVICE,
+    fast_half,
+    growth,
+    machine,
+    memory_mib,
+    timed,
+    write_results,
+)
 from deepgps_core.crops import CropDataset, CropLoader
 from deepgps_core.model import DeepGPS, DeepGPSConfig
 from deepgps_core.runs import TrainingConfig
 from deepgps_core.training_loop import DeepGPSModule, Recorder, train_network
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PUBLISHED = DeepGPSConfig()
+#: The network of the book's demo.
+DEMO = DeepGPSConfig(sequence_dim=320, hidden_dim=256, width=12, depth=3, crop_size_px=104)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +74,25 @@ LADDER = (
 )  # fmt: skip
 
 
+#: On a CPU; what it cannot do is left out.
+CPU_LADDER = (
+    Setting("published: fp32, batch 8", 8),
+    Setting("batch 32", 32),
+    Setting("+ channels last", 32, channels_last=True),
+    Setting("+ bf16 autocast", 32, half=True, channels_last=True),
+    Setting("+ compiled", 32, half=True, channels_last=True, compile="default"),
+)
+
+
+def ladder() -> list[Setting]:
+    """Return the settings that this machine can run."""
+    if DEVICE == "cuda":
+        return list(LADDER)
+    compiler = which("g++") or which("clang++")
+    kept = [s for s in CPU_LADDER if fast_half() or not s.half]
+    return [s for s in kept if compiler or not s.compile]
+
+
 def synthetic_crops(n_crops: int, n_proteins: int, size_px: int, dim: int) -> CropDataset:
     """Return random crops: speed does not depend on what is in them."""
     generator = torch.Generator().manual_seed(0)
@@ -81,10 +113,6 @@ def synthetic_crops(n_crops: int, n_proteins: int, size_px: int, dim: int) -> Cr
 def _synchronize() -> None:
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-
-
-def _peak_gib() -> float:
-    return torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else float("nan")
 
 
 def matmul_tflops(size: int) -> float:
@@ -111,8 +139,11 @@ def train_flops(config: DeepGPSConfig) -> float:
     return counter.get_total_flops() / 2
 
 
-def _batches(crops: CropDataset, batch_size: int) -> Iterator[Any]:
-    loader = CropLoader(crops, batch_size, seed=0, shuffle=True, augment=True)
+def _batches(crops: CropDataset, setting: Setting) -> Iterator[Any]:
+    batch_size = setting.batch_size
+    loader = CropLoader(
+        crops, batch_size, seed=0, shuffle=True, augment=True, compile=bool(setting.compile)
+    )
     while True:
         for batch in loader:
             if len(batch.label) == batch_size:  # a last, smaller batch would be compiled anew
@@ -134,7 +165,7 @@ def images_per_second(
     if setting.compile:
         model.compile(mode=setting.compile)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-4, fused=DEVICE == "cuda")
-    batches = _batches(crops, setting.batch_size)
+    batches = _batches(crops, setting)
 
     def step() -> None:
         with torch.autocast(DEVICE, torch.bfloat16, enabled=setting.half):
@@ -144,23 +175,24 @@ def images_per_second(
         loss.backward()
         optimizer.step()
 
+    def train() -> int:
+        n_steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            for _ in range(4):
+                step()
+            _synchronize()
+            n_steps += 4
+        return n_steps
+
     begun = time.perf_counter()
     for _ in range(4):
         step()
     _synchronize()
     warm_up_s = time.perf_counter() - begun
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    n_steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for _ in range(4):
-            step()
-        _synchronize()
-        n_steps += 4
-    rate = n_steps * setting.batch_size / (time.perf_counter() - start)
+    n_steps, took_s, peak = timed(train)
     row = {
-        "setting": setting.name, "images_per_s": rate, "warm_up_s": warm_up_s,
-        "peak_memory_gib": _peak_gib(), "batch_size": setting.batch_size,
+        "setting": setting.name, "images_per_s": n_steps * setting.batch_size / took_s,
+        "warm_up_s": warm_up_s, "peak_memory_mib": peak, "batch_size": setting.batch_size,
     }  # fmt: skip
     if profile:
         row["kernels"] = _kernels(step)
@@ -212,42 +244,90 @@ def whole_path(
     }  # fmt: skip
 
 
+def by_side(setting: Setting, config: DeepGPSConfig, seconds: float) -> dict[str, Any]:
+    """Measure seconds an image for images of half, whole and twice the side, and their growth."""
+    step = 2**config.depth
+    half = config.crop_size_px // 2 // step * step
+    sides = [half, config.crop_size_px, 2 * config.crop_size_px]
+    times = []
+    for side in sides:
+        sized = dataclasses.replace(config, crop_size_px=side)
+        crops = synthetic_crops(64, 16, side, config.sequence_dim).to(DEVICE)
+        row = images_per_second(setting, sized, crops, seconds / 3, False)
+        times.append(1 / row["images_per_s"])
+    exponent = growth([side**2 for side in sides], times)
+    return {"setting": setting.name, "sides_px": sides, "seconds": times, "growth": exponent}
+
+
+def table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the one table: the fastest setting, and the project's whole path."""
+    rows = [row for row in result["rows"] if "images_per_s" in row]
+    published = rows[0]
+    steps = [row for row in rows[1:] if "epoch_s" not in row]
+    whole = [row for row in rows if "epoch_s" in row]
+    chosen = [max(part, key=lambda row: row["images_per_s"]) for part in (steps, whole) if part]
+    grown = {row["setting"]: row["growth"] for row in result.get("growth", [])}
+    return [
+        {"what": f"training, {result['gflop_per_image']:.3g} GFLOP an image",
+         "ours": row["setting"], "beside": published["setting"], "value": row["images_per_s"],
+         "peer": published["images_per_s"], "unit": "images/s",
+         "ratio": row["images_per_s"] / published["images_per_s"],
+         "memory_mib": memory_mib(row), "peer_memory_mib": memory_mib(published),
+         "growth": grown.get("batch 32"), "peer_growth": grown.get(published["setting"]),
+         "grows_with": "pixels of a crop"}
+        for row in chosen
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Measure and write after every row, so that a stop loses one."""
+    on_gpu = DEVICE == "cuda"
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--seconds", type=float, default=6.0, help="per setting")
-    parser.add_argument("--crops", type=int, default=13_463, help="of the epoch at the end")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--skip", default="", help="settings whose names hold this")
+    parser.add_argument(
+        "--crops", type=int, default=13_463 if on_gpu else 512, help="of the epoch at the end"
+    )
+    parser.add_argument("--epochs", type=int, default=4 if on_gpu else 2)
+    parser.add_argument("--skip", default="", help="settings whose names this pattern matches")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[32, 128] if on_gpu else [32],
+        help="batch sizes of the project's whole path",
+    )  # fmt: skip
     arguments = parser.parse_args()
-    config = DeepGPSConfig()
-    n_crops, seconds, matrix = arguments.crops, arguments.seconds, 8192
+    config = PUBLISHED if on_gpu else DEMO
+    n_crops, seconds, matrix = arguments.crops, arguments.seconds, 8192 if on_gpu else 2048
     if arguments.quick:
-        config = DeepGPSConfig(sequence_dim=32, hidden_dim=32, width=8, depth=2, crop_size_px=52)
+        config = DeepGPSConfig(sequence_dim=32, hidden_dim=32, width=8, depth=2, crop_size_px=56)
         n_crops, seconds, matrix = 200, 0.5, 512
     result: dict[str, Any] = machine() | {
         "benchmark": "training", "matmul_bf16_tflops": matmul_tflops(matrix),
-        "gflop_per_image": train_flops(config) / 1e9, "crops": n_crops, "rows": [],
+        "gflop_per_image": train_flops(config) / 1e9, "crops": n_crops, "rows": [], "growth": [],
     }  # fmt: skip
     crops = synthetic_crops(n_crops, 321, config.crop_size_px, config.sequence_dim).to(DEVICE)
-    for setting in LADDER:
-        if arguments.skip and arguments.skip in setting.name:
+    settings = ladder()
+    profiled = "batch 128, compiled" if on_gpu else settings[-1].name
+    for setting in settings:
+        if arguments.skip and re.search(arguments.skip, setting.name):
             continue
         try:
-            row = images_per_second(setting, config, crops, seconds, "batch 128" in setting.name)
+            row = images_per_second(setting, config, crops, seconds, setting.name == profiled)
         except torch.OutOfMemoryError as error:
             row = {"setting": setting.name, "error": str(error)[:100]}
         result["rows"].append(row)
         shown = {key: value for key, value in row.items() if key != "kernels"}
         print(shown, flush=True)
         write_results(result)
-    for batch_size in (32, 128):
+    for batch_size in arguments.batches:
         training = TrainingConfig(
-            batch_size=batch_size, precision="auto", compile=DEVICE == "cuda", augment=True
+            batch_size=batch_size, precision="auto", compile=on_gpu, augment=True
         )
         result["rows"].append(whole_path(config, crops, arguments.epochs, training))
         print(result["rows"][-1], flush=True)
+        write_results(result)
+    for setting in settings[:2]:
+        result["growth"].append(by_side(setting, config, seconds))
+        print(result["growth"][-1], flush=True)
         write_results(result)
 
 
