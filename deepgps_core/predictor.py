@@ -121,8 +121,10 @@ def available_models() -> list[ModelInfo]:
 
 def _run_info(runs: list[Run], path: Path) -> ModelInfo:
     first = runs[0]
+    # the default folder of a run is called by its seed alone
+    name = f"{first.training_config.name}-{path.name}" if path.name.isdigit() else path.name
     return ModelInfo(
-        name=path.name, title=f"{first.training_config.name} ({path})", labels=first.labels,
+        name=name, title=f"{first.training_config.name} ({path})", labels=first.labels,
         images=first.images, n_members=len(runs), notice=notice_of(first.images),
         multi_label=first.model_config.multi_label, calibrated=False,
         scale=_scale(vars(first), first.model_config.crop_size_px), card={},

@@ -228,6 +228,13 @@ def test_samples_of_a_run_that_generates(flow_runs: Path, monkeypatch: pytest.Mo
     assert opened.predict(sequences, crop).samples is None
 
 
+def test_a_run_is_named_by_more_than_its_seed(flow_runs: Path) -> None:
+    """Folders of runs are numbers; what is shown to people says which model it is."""
+    info = load_predictor(flow_runs / "0").info
+    assert info.name == "single-2-flow-0" and info.generates and not info.calibrated
+    assert load_predictor(flow_runs).info.name == "runs"
+
+
 def test_runs_share_the_samples_out(flow_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs, three samples: two of the first and one of the second, which differ."""
     monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
