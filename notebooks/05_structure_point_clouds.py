@@ -43,9 +43,11 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from deepgps_core.coarse_chain import coarse_chain
 from deepgps_core.dataset import sha256_of
+from deepgps_core.equivariant import EquivariantNet
 from deepgps_core.plotting import (
     PALETTE,
     execution_record,
@@ -321,6 +323,9 @@ with torch.device("meta"):
 batch = torch.from_numpy(np.stack([
     point_cloud(s, PointCloudConfig(n_points=N_POINTS, seed=SEED)) for s in structures.values()
 ]))  # fmt: skip
+redrawn = torch.from_numpy(np.stack([
+    point_cloud(s, PointCloudConfig(n_points=N_POINTS, seed=SEED + 1)) for s in structures.values()
+]))  # fmt: skip
 shuffled = batch[:, torch.from_numpy(np.random.default_rng(SEED).permutation(N_POINTS))]
 with torch.inference_mode():
     vector, transform = network(batch)
@@ -342,8 +347,45 @@ assert rotated > 100 * moved, "a rotation should be seen by an untrained network
 # Order does not matter; orientation does. A structure file has no natural orientation, so this
 # network has to learn that turned proteins are the same, from few proteins. The paper's code
 # neither turns structures at random nor keeps the transforms near orthogonal, as PointNet's authors
-# do; here the penalty is an option (`orthogonality_weight`), 0 by default. An equivariant encoder
-# would not need to learn it.
+# do; here the penalty is an option (`orthogonality_weight`), 0 by default.
+#
+# ### Another encoder
+#
+# A network need not learn what it can be built to know. In `structure_encoder="equivariant"` points
+# tell their nearest neighbors scalars, vectors and second-order tensors that turn with the
+# molecule {cite}`tensorfield,e3nn`, and only what does not turn is kept. A mirror image is another
+# molecule, as it is for proteins. The paper's discussion names such encoders; it is an option of
+# the same model, and chapter 08's trainings take it by that one word.
+
+# %%
+torch.manual_seed(SEED)
+equivariant = EquivariantNet(VECTOR_DIM, width=POINTNET_WIDTH).eval()
+random_turn = Rotation.random(rng=np.random.default_rng(SEED)).as_matrix()
+mirror = np.diag([1.0, 1.0, -1.0])
+rows = {}
+with torch.inference_mode():
+    for name, encoder in (("PointNet", network), ("equivariant", equivariant)):
+        before, moved_by = encoder(batch).vector, {}
+        for what, matrix in (("a turn", random_turn), ("a mirror", mirror)):
+            placed = batch.clone()
+            placed[..., :3] = batch[..., :3] @ torch.from_numpy(matrix.T).float()
+            moved_by[what] = (encoder(placed).vector - before).norm(dim=1)
+        moved_by["other points"] = (encoder(redrawn).vector - before).norm(dim=1)
+        between = torch.pdist(before).mean()
+        rows[name] = {"parameters": sum(p.numel() for p in encoder.parameters())} | {
+            what: (moved.mean() / between).item() for what, moved in moved_by.items()
+        }
+turns = pd.DataFrame(rows).T
+turns.assign(parameters=turns["parameters"].map("{:,.0f}".format)).round(6)
+
+# %% tags=["check"]
+assert turns.loc["equivariant", "a turn"] < 1e-3 < turns.loc["PointNet", "a turn"]
+assert turns.loc["equivariant", "a mirror"] > 10 * turns.loc["equivariant", "a turn"]
+
+# %% [markdown]
+# How far each change moves the vector, over the mean distance between the vectors of different
+# proteins (untrained weights). *Other points* are a second draw of the same surface: what an
+# encoder should mostly forget.
 #
 # ## A stand-in for training
 #

@@ -15,10 +15,10 @@
 # # 06 · deepGPS-single-2: can it place a protein it has never seen?
 #
 # Two inputs, two outputs: a sequence and a nucleus go in; a label, *cytoplasm* or *nucleus*, and
-# a picture of the protein come out {cite}`deepgps`. This chapter trains the published network,
-# smaller, on the spot, and asks two questions of proteins it was not trained on. Is the label
-# right more often than counting amino acids makes it? And does the picture show what the
-# *sequence* says, or what the *nucleus* image suggests?
+# a picture of the protein come out {cite}`deepgps`. This chapter trains the published network
+# on the spot (a smaller one under `demo`), and asks two questions of proteins it was not trained
+# on. Is the label right more often than counting amino acids makes it? And does the picture show
+# what the *sequence* says, or what the *nucleus* image suggests?
 #
 # *Four to five minutes on two cores the first time (two trainings), seconds of training after;
 # 3 GB of memory; no network.*
@@ -665,8 +665,8 @@ tell(
     f"| best trivial PSNR | none given | {with_interval(best_trivial, 1)} "
     f"({best_trivial['prediction']}) | {best_trivial['per_crop']:.1f} |\n\n"
     "*Different on purpose:* other proteins (SCL2205), labels (UniProt's, not grades of images), a "
-    f"smaller language model ({config.sequence_dim} numbers a protein for 1,280), a smaller "
-    f"network ({parts.loc['all', 'here']:,} parameters), {EPOCHS} epochs, and simulated images, "
+    f"smaller language model ({config.sequence_dim} numbers a protein for 1,280), a network of "
+    f"{parts.loc['all', 'here']:,} parameters, {EPOCHS} epochs for 50, and {kind_of_images} images, "
     "whose noise decides how many decibels can be had. **Labels**: the intervals hold the paper's "
     "values, and a great many others. **Images**: levels cannot be compared across image sources; "
     "gains over trivial predictions can.\n"

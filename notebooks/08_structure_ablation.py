@@ -48,6 +48,7 @@ CROP_SIZE_PX = 52  # side of the images; 208 as published
 HIDDEN_DIM = 128  # of the vector of sequence or structure; 1024 as published
 EPOCHS = 6  # 50 as published
 CROPS_PER_PROTEIN = 4  # in an epoch; all as published
+SCORED_CROPS = 8  # of a held-out protein, at most
 BATCH_SIZE = 16  # 32 as published
 LEARNING_RATE = 4e-3  # of image branch and PointNet; 2e-4 as published
 SEQUENCE_LEARNING_RATE = 2e-4  # of projection and label head
@@ -183,7 +184,10 @@ print("seconds of training:", ", ".join(f"{v} {seconds[v]:.0f}" for v in VARIANT
 # proteins anew. *Guess: with this many test proteins, how far apart must two AUROCs be?*
 
 # %%
-scored = {key: evaluate(run, dataset, n_resamples=50, seed=SEED) for key, run in runs.items()}
+scored = {
+    key: evaluate(run, dataset, crops_per_protein=SCORED_CROPS, n_resamples=50, seed=SEED)
+    for key, run in runs.items()
+}
 NUMBERS = ["p_Cytoplasm", "p_Nucleus", "n_crops", "psnr_db", "ssim"]
 
 
@@ -335,7 +339,7 @@ table = pd.DataFrame(changes, columns=["variant", "swapped", "change"])
 table.pivot(index="variant", columns="swapped", values="change").loc[list(VARIANTS)].round(3)
 
 # %%
-model = runs["both", SEEDS[0]].model
+model = runs["both", SEEDS[0]].model.cpu()
 with torch.inference_mode():
     one_each = torch.unique(crops.protein_index, sorted=True)
     first_crop = torch.stack([(crops.protein_index == p).nonzero()[0, 0] for p in one_each])

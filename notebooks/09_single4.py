@@ -450,7 +450,7 @@ tell(
     )
     + "\n**The measure**: certain, it is arithmetic. **The level**: cannot be compared; other "
     f"proteins, other classes ({', '.join(x.lower() for x in LABELS)}), a smaller language model, "
-    f"{EPOCHS} epochs, and half of the proteins held out. **The verdict**: by the paper's measure "
+    f"{EPOCHS} epochs for 50, and {TEST_FRACTION:.0%} of the proteins held out. **The verdict**: by the paper's measure "
     "even an answer without any input looks good; beside it, or beside the exact accuracy, the "
     "reader can see what was learned.\n```"
 )  # fmt: skip

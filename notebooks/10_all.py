@@ -51,7 +51,6 @@ MAX_CATEGORIES = 8  # location sets shown by name; rarer ones are pooled
 # %%
 import numpy as np
 import pandas as pd
-import torch
 
 from deepgps_core.comparison import (
     ORIGINAL,
@@ -161,8 +160,7 @@ for name, classes in training_sets.items():
 test = [name for name in whole.index[whole == "test"]]
 load = {"encoder": ENCODER, "labels": LABELS, "crop_size_px": CROP_SIZE_PX}
 held_out = load_crops(dataset, test, **load)
-order = pd.Series(held_out.protein_index.numpy()).groupby(held_out.protein_index.numpy()).cumcount()
-crops = held_out.take(torch.from_numpy(np.flatnonzero(order < MAX_CROPS)))
+crops = held_out.first_of_each(MAX_CROPS)
 masks = crop_masks(dataset, crops.crop_ids, CROP_SIZE_PX)  # (N, H, W)
 ring_px = ring_width_px(dataset, CROP_SIZE_PX)
 training = load_crops(dataset, list(whole.index[whole == "train"]), **load)

@@ -439,7 +439,7 @@ tell(
     f"| right side of one half | PUPS, wet lab 83.2 % | {mine['right_side']:.2f} |\n"
     f"| the same, flat mask | in PUPS, as trivial prediction | r {flat['r']:.2f}; "
     f"{flat['right_side']:.2f} |\n\n"
-    "*Different on purpose:* simulated images, other proteins, a smaller network, and a ring "
+    "*Different on purpose:* simulated images, other proteins, a network of other width, and a ring "
     "instead of the cell's outline. Levels do not compare across image sources, and the rows of "
     "PUPS are another model's on other proteins: they are here for scale.\n"
     "```"

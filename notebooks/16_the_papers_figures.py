@@ -589,7 +589,7 @@ show(
 # %%
 held_out = crops_of([name for name in whole.index[whole == "test"]], dataset.info.labels)
 owner = pd.Series(held_out.protein_index.numpy())
-some = held_out.take(torch.from_numpy(np.flatnonzero(owner.groupby(owner).cumcount() < MAX_CROPS)))
+some = held_out.first_of_each(MAX_CROPS)
 means = mean_images(crops_of(list(whole.index[whole == "train"]), dataset.info.labels),
                     len(dataset.info.labels))  # fmt: skip
 compared = compare_models(

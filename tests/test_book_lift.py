@@ -52,6 +52,7 @@ EXPECTED = {
     "A1": lambda v: len(v["held_out"]) == 5 and v["tokens"].shape[1] == 512,
     "A2": lambda v: v["drawn"].field.shape == (2, 300, 300) and v["drawn"].nucleus_labels.max() > 0,
     "A3": lambda v: True,
+    "A4": lambda v: v["n_residues"] == 400,
 }  # fmt: skip
 #: What a block prints has to contain this.
 PRINTED = {
@@ -59,6 +60,7 @@ PRINTED = {
     "18": "single-4",
     "15": "estimate=1.0",
     "A3": "'f1': 1.0",
+    "A4": "400 0.",
     "08": "PairedTest",
 }
 
