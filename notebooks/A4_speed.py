@@ -128,7 +128,7 @@ tell(
     f"{gain['+ channels last']:.2f} times more. Fusing the small steps (*compiled*) gives "
     f"{gain['+ compiled']:.2f}. All together "
     f"{best['images_per_s'] / ladder['images_per_s'][0]:.1f} times the published settings, "
-    f"{best['share']:.0%} of the ceiling."
+    f"{best['share']:.0%} of the ceiling.\n\n*What ran beside it.* {training['conditions']}"
 )
 
 # %% tags=["check"]
@@ -181,10 +181,14 @@ is_gpu = table["machine"].str.contains(" x ")
 tell(as_markdown(shown(table[is_gpu])) + "\n\nPairs are ours / beside.")
 embedding = result_of("embedding", on_gpu=True)
 accuracy = {r["setting"]: r["relative_difference"] for r in embedding["rows"][1:]}
+quiet, fastest = embedding["earlier_quiet"], max(r["residues_per_s"] for r in embedding["rows"])
+padded = quiet["fair-esm, padded batches of 8, fp32"]
 tell(
     "Vectors differ from fair-esm's, relative to the largest number, by at most "
     + "; ".join(f"{value:.0e} ({name})" for name, value in accuracy.items())
-    + "."
+    + f".\n\n*What ran beside it.* {embedding['conditions']} Residues a second then: "
+    + "; ".join(f"{rate:,.0f} ({name})" for name, rate in quiet.items())
+    + f". Against the padded batches of that run the fastest row here is {fastest / padded:.1f} times."
 )
 
 # %% tags=["check"]
