@@ -312,6 +312,12 @@ show(
 # %% [markdown]
 # ## One ruler
 #
+# **Chosen after looking.** What the flow is told, `TIME_SHIFT`, `FLOW_EPOCHS` and
+# `LABEL_LEARNING_RATE` were settled by trying eight settings of the flow and seven of the label
+# head, and looking at scores on these very held-out proteins. With seed 0 the flows' scores below
+# are therefore too good, by an amount that they cannot tell; the other models were not tuned here.
+# Another seed draws another split.
+#
 # Likeness (PSNR, SSIM, MS-SSIM), place (correlation *r* of the nuclear proportion, per protein,
 # and the share on the right side of one half), and realism: the distance of the mean log power
 # spectrum from real crops, the difference of gray-level co-occurrence (GLCM), and a Fréchet
@@ -677,7 +683,8 @@ tell(
     f"flow trained for {flow.history['seconds'].sum():.0f} s:\n\n"
     "| aim | asked | here | reached |\n|---|---|---|---|\n"
     + "\n".join(f"| {a} | {b} | {c} | {'yes' if d else 'no'} |" for a, b, c, d in aims)
-    + "\n\n*Different on purpose:* a flow instead of a regression, and everything chapter 06 "
+    + "\n\n*Chosen after looking:* the flow's settings were tried out on the held-out proteins of "
+    "seed 0. *Different on purpose:* a flow instead of a regression, and everything chapter 06 "
     "lists. **Texture** can be drawn by a model that is allowed several answers; PSNR does not "
     "see it. **Place** is as good as the sequence vector allows, for both models: no loss of "
     "images makes up for what the sequence does not say.\n"
