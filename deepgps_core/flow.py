@@ -27,6 +27,7 @@ from deepgps_core.model import DeepGPS, Prediction
 from deepgps_core.samplers import (
     GOLDEN,
     Velocity,
+    colored,
     draw_classes,
     draw_noise,
     guided,
@@ -170,8 +171,8 @@ class FlowGPS(DeepGPS):
         """
         Turn noise into protein images, (B, 1, H, W) in [0, 1].
 
-        `sequence` is what `told` gives, (B, hidden_dim); what is not given is as in the
-        configuration.
+        `noise` (B, 1, H, W) is white, and colored here; `sequence` is what `told` gives,
+        (B, hidden_dim); what is not given is as in the configuration.
         """
         config = self.config
         guidance = config.guidance if guidance is None else guidance
@@ -182,8 +183,9 @@ class FlowGPS(DeepGPS):
             guidance,
         )
         x = integrate(
-            velocity, noise, steps or config.steps, solver or config.solver, config.time_shift
-        )
+            velocity, colored(noise, config.coarse_noise), steps or config.steps,
+            solver or config.solver, config.time_shift,
+        )  # fmt: skip
         return (x.float() * config.image_scale + config.image_center).clamp(0, 1)
 
     def forward(
@@ -229,9 +231,11 @@ class FlowGPS(DeepGPS):
         """
         Compute the flow-matching loss of each crop, (B,): the mean squared error of the velocity.
 
-        On the straight path from `noise` (B, 1, H, W) to the image, at time `t` (B,), the
-        velocity is image minus noise (Lipman et al. 2023, with no noise left at the end).
+        On the straight path from the colored `noise` (B, 1, H, W; given as white) to the image, at
+        time `t` (B,), the velocity is image minus noise (Lipman et al. 2023, with no noise left at
+        the end).
         """
+        noise = colored(noise, self.config.coarse_noise)
         x1 = (batch.protein_image - self.config.image_center) / self.config.image_scale
         residues = batch.residues
         if hide is not None:

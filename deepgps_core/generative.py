@@ -84,6 +84,7 @@ def draw_samples(
     keys: Sequence[str],
     how: Sampling = DEFAULT,
     residues: ResidueBatch | None = None,
+    places: Tensor | None = None,
 ) -> np.ndarray:
     """
     Draw samples of N proteins, each beside a nucleus of its own.
@@ -100,12 +101,21 @@ def draw_samples(
     how : Sampling
     residues : ResidueBatch, optional
         Of the N proteins.
+    places : Tensor, shape (N,), dtype int64, optional
+        Class numbers to draw instead of those that the label head finds probable.
 
     Returns
     -------
     images : ndarray, shape (N, n_samples, H, W), dtype float32
         In [0, 1].
+
+    Raises
+    ------
+    InputError
+        If places are given to a model that is told the sequence.
     """
+    if places is not None and model.config.condition != "label":
+        raise InputError("this flow is told the sequence, no place; leave out places.")
     device = next(model.parameters()).device
     height, width = nuclear_images.shape[2:]
     pairs = torch.arange(len(keys)).repeat_interleave(how.n_samples)
@@ -121,7 +131,10 @@ def draw_samples(
         with _faster(device):
             hidden, logits, _ = model.describe(features[here.to(features.device)].to(device))
             owners, numbers = [keys[i] for i in here], (part % how.n_samples).tolist()
-            sequence = model.told(hidden, logits, owners, numbers, how.seed)
+            if places is None:
+                sequence = model.told(hidden, logits, owners, numbers, how.seed)
+            else:
+                sequence = model.places[places[here].to(device)].to(hidden.dtype)
             nuclei = nuclear_images[here.to(nuclear_images.device)].to(device)
             drawn = model.sample(
                 nuclei, sequence, noise, of_these,
@@ -131,9 +144,14 @@ def draw_samples(
     return images.reshape(len(keys), how.n_samples, height, width)
 
 
-def sample_crops(run: Run, crops: CropDataset, how: Sampling = DEFAULT) -> np.ndarray:
+def sample_crops(
+    run: Run, crops: CropDataset, how: Sampling = DEFAULT, *, true_places: bool = False
+) -> np.ndarray:
     """
     Draw samples for crops: each protein beside the nucleus it was imaged with.
+
+    With `true_places` a model that is told the place is told the true one: what is then still
+    wrong is not the label head's fault.
 
     Returns
     -------
@@ -146,8 +164,9 @@ def sample_crops(run: Run, crops: CropDataset, how: Sampling = DEFAULT) -> np.nd
         for row, nucleus in zip(owners.tolist(), nuclei, strict=True)
     ]
     return draw_samples(
-        flow_model(run), nuclei, crops.features[owners], keys, how, crops.residues_of(owners)
-    )
+        flow_model(run), nuclei, crops.features[owners], keys, how, crops.residues_of(owners),
+        crops.labels[owners] if true_places else None,
+    )  # fmt: skip
 
 
 def sample(

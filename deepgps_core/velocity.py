@@ -54,6 +54,9 @@ class FlowConfig(DeepGPSConfig):
         How to sample if nothing else is said; see `deepgps_core.samplers`.
     time_shift : float
         Above 1, more training and more steps at early times, where the place is settled.
+    coarse_noise : float
+        Share of the noise's variance that is coarse, see `deepgps_core.samplers.colored`; 0 is
+        white noise.
     image_center, image_scale : float
         Intensities that become 0 and 1 for the flow: about the mean and the standard deviation
         of protein images.
@@ -76,6 +79,7 @@ class FlowConfig(DeepGPSConfig):
     solver: str = "euler"
     guidance: float = 1.0
     time_shift: float = 1.0
+    coarse_noise: float = 0.0
     image_center: float = 0.25
     image_scale: float = 0.25
     teacher: str = ""
@@ -98,6 +102,8 @@ class FlowConfig(DeepGPSConfig):
             problem = "condition 'label' needs fusion 'film' and one label a protein"
         elif self.time_shift < 1:
             problem = f"time_shift {self.time_shift} is less than 1"
+        elif not 0 <= self.coarse_noise <= 1:
+            problem = f"coarse_noise {self.coarse_noise} is not between 0 and 1"
         elif not (0 <= self.unconditional < 1 and 0 <= self.ema_decay < 1 < self.time_dim):
             problem = "unconditional and ema_decay lie in [0, 1), time_dim is at least 2"
         if problem or self.time_dim % 2:

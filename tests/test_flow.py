@@ -23,7 +23,14 @@ from deepgps_core.flow import FlowConfig, FlowGPS
 from deepgps_core.fusions import ResidueBatch
 from deepgps_core.losses import Batch
 from deepgps_core.runs import Run, TrainingConfig, load_run
-from deepgps_core.samplers import draw_classes, draw_noise, guided, image_key, integrate
+from deepgps_core.samplers import (
+    colored,
+    draw_classes,
+    draw_noise,
+    guided,
+    image_key,
+    integrate,
+)
 from deepgps_core.training import fit, predict_crops
 from deepgps_core.velocity import time_embedding
 
@@ -426,6 +433,43 @@ def test_classes_of_single_samples_are_random() -> None:
     assert abs(drawn.double().mean().item() - 0.75) < 4 * (0.25 * 0.75 / n) ** 0.5
 
 
+def test_coarse_noise_keeps_its_variance_and_has_the_spectrum_it_says() -> None:
+    """Variance 1; the coarse share falls with the square of frequency, the rest is flat."""
+    white = draw_noise([str(i) for i in range(400)], 32, 32, 5)
+    assert torch.equal(colored(white, 0.0), white)
+    for coarse in (0.2, 1.0):
+        noise = colored(white, coarse)
+        assert noise.square().mean().item() == pytest.approx(1, abs=0.03)
+        power = torch.fft.fft2(noise[:, 0]).abs().square().mean(dim=0) / 32**2
+        four, eight = power[0, 4].item() - (1 - coarse), power[0, 8].item() - (1 - coarse)
+        assert four / eight == pytest.approx(4, rel=0.5)
+        alone = colored(white[7:8], coarse)
+        assert torch.allclose(alone[0], noise[7], atol=1e-6), "depends on what is beside it"
+    # noise of one size is that of another, seen from farther away: coarse power grows with pixels
+    large = colored(draw_noise([str(i) for i in range(400)], 64, 64, 6), 1.0)
+    ratio = torch.fft.fft2(large[:, 0]).abs().square().mean(dim=0)[0, 1] / (64**2 * power[0, 1])
+    assert ratio.item() == pytest.approx(4 * 0.84, rel=0.3)
+
+
+def test_color_is_given_in_training_and_in_drawing() -> None:
+    """White noise goes in; loss and sample are those of the colored noise, given as it is."""
+    plain, batch = shaken(CONFIG), batch_of()
+    model = FlowGPS(dataclasses.replace(CONFIG, coarse_noise=0.3))
+    model.load_state_dict(plain.state_dict())
+    noise, t = torch.randn_like(batch.protein_image), torch.linspace(0.1, 0.9, 5)
+    told = torch.zeros(5, CONFIG.hidden_dim)
+    for network in (plain, model):
+        network.eval()
+    ready = colored(noise, 0.3)
+    assert torch.allclose(
+        model.matching_loss(batch, told, noise, t), plain.matching_loss(batch, told, ready, t)
+    )
+    assert torch.allclose(
+        model.sample(batch.nuclear_image, told, noise),
+        plain.sample(batch.nuclear_image, told, ready),
+    )
+
+
 PLACED = dataclasses.replace(CONFIG, condition="label")
 
 
@@ -458,7 +502,7 @@ def test_a_flow_told_the_place_draws_places_as_probable() -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"condition": "name"}, {"condition": "label", "fusion": "residue_attention"},
-     {"condition": "label", "label_loss": "multi_label"}],
+     {"condition": "label", "label_loss": "multi_label"}, {"coarse_noise": 1.5}],
 )  # fmt: skip
 def test_impossible_conditions_are_refused(changes: dict[str, Any]) -> None:
     """What cannot be told is refused with one line."""

@@ -207,3 +207,28 @@ def test_judge_learns_places_from_real_images(dataset: Dataset) -> None:
     assert features.shape == (int(unseen.sum()), 32)
     again = train_judge(crops.images[known], labels[known], epochs=12, batch_size=8)
     np.testing.assert_allclose(judged(again, nuclei, proteins)[0], probability, atol=1e-4)
+
+
+def test_true_places_are_told_in_place_of_the_heads() -> None:
+    """Told the places by force, samples are those of a head that is sure of them."""
+    torch.manual_seed(0)
+    model = FlowGPS(dataclasses.replace(CONFIG, condition="label")).eval()
+    torch.nn.init.normal_(model.averaged.outc.weight, std=0.1)
+    for film in model.averaged.film_down:
+        torch.nn.init.normal_(film.linear.weight)
+    nuclei, features, keys = torch.rand(2, 1, 16, 16), torch.randn(2, 6), ["a", "b"]
+    for place in (0, 1):
+        told = draw_samples(
+            model, nuclei, features, keys, Sampling(2), places=torch.full((2,), place)
+        )
+        last = [layer for layer in model.head.modules() if isinstance(layer, torch.nn.Linear)][-1]
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.copy_(torch.tensor([20.0, -20.0]) * (1 - 2 * place))
+        np.testing.assert_array_equal(
+            told, draw_samples(model, nuclei, features, keys, Sampling(2))
+        )
+    with pytest.raises(InputError, match="no place"):
+        draw_samples(
+            FlowGPS(CONFIG), nuclei, features, keys, Sampling(1), places=torch.zeros(2).long()
+        )
