@@ -181,7 +181,7 @@ is_gpu = table["machine"].str.contains(" x ")
 tell(as_markdown(shown(table[is_gpu])) + "\n\nPairs are ours / beside.")
 embedding = result_of("embedding", on_gpu=True)
 accuracy = {r["setting"]: r["relative_difference"] for r in embedding["rows"][1:]}
-quiet, fastest = embedding["earlier_quiet"], max(r["residues_per_s"] for r in embedding["rows"])
+quiet, fastest = embedding["undisturbed"], max(r["residues_per_s"] for r in embedding["rows"])
 padded = quiet["fair-esm, padded batches of 8, fp32"]
 tell(
     "Vectors differ from fair-esm's, relative to the largest number, by at most "
@@ -286,11 +286,10 @@ tell(
     + f"\n\n{sum(verdicts.values())} of {len(verdicts)}. The fifty epochs are the first, with its "
     f"compilation, and 49 times the median of the next {whole['epochs'] - 1}; of an epoch's "
     f"{whole['epoch_s']:.1f} s, steps at the rate of the ladder would take "
-    f"{training['crops'] / ladder.set_index('setting').loc['batch 128, compiled', 'images_per_s']:.1f} s, "
-    "validation and the last, smaller batch take the rest: the compiled program was made anew for "
-    "their sizes, and the more general one served all batches from then on. The loop now runs them "
-    "as they are; that has not been measured again. Nor has more than one GPU: two processes are "
-    "tested to follow the losses of one, their speed is not known."
+    f"{training['crops'] / ladder.set_index('setting').loc['batch 128, compiled', 'images_per_s']:.1f} s. "
+    "Validation and the last, smaller batch run uncompiled: compiled, they would call for a program "
+    "of more general sizes, which would then serve all batches, slower. More than one GPU has not "
+    "been measured: two processes are tested to follow the losses of one, their speed is not known."
 )
 
 # %% [markdown]
