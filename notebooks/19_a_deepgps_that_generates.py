@@ -47,11 +47,13 @@ SEQUENCE_LEARNING_RATE = 2e-5
 FILM_EPOCHS = 3  # of the repaired fusion
 FILM_CROPS = 4  # of a protein in each of its epochs
 FLOW_WIDTH = 8  # channels of the flow, counted at full resolution; 32 in the gpu profile
-FLOW_EPOCHS = 14  # of each of two
+FLOW_EPOCHS = 20  # of each of two
 FLOW_LEARNING_RATE = 3e-3
-FLOW_GAMMA = 0.85  # times after each epoch
-LABEL_LEARNING_RATE = 3.5e-5  # of its label head; with more it grows sure of everything
-TIME_SHIFT = 1.5  # above 1: smaller steps at the beginning, where the place is settled
+FLOW_GAMMA = 0.9  # times after each epoch
+LABEL_LEARNING_RATE = 2.5e-5  # of its label head; with more it grows sure of everything
+COARSE_NOISE = 0.2  # share of the noise's variance that is coarse, as images are
+WHITE_NOISE = False  # train one more flow, from white noise
+STEPS = 10  # from noise to image
 EMA_DECAY = 0.99  # of the averaged weights; 0.999 for long trainings
 STUDENT_EPOCHS = 2  # of the distilled four-step model
 RESIDUE_EPOCHS = 0  # of the flow that reads single residues; 0 leaves it out
@@ -185,12 +187,18 @@ tell(
 # the *place*: in training the true one, in drawing one that the label head draws with its
 # probabilities, anew for each sample. A protein that is nuclear with .7 is then drawn in the
 # nucleus seven times in ten. *Guess: which of the two has the spread that cells have?*
+#
+# And what is noise? White noise has as much of every frequency; cells differ a thousand times more
+# from one side to the other than from pixel to pixel. On the way from white noise to an image, how
+# much of the protein goes into the nucleus is settled within the first hundredth, by averages
+# over thousands of noisy pixels, which a network hardly learns to read: all samples then agree. So
+# some of the noise's variance is coarse here, the share `COARSE_NOISE`.
 
 # %%
 flow_config = FlowConfig(
     sequence_dim=encoder.dim, hidden_dim=HIDDEN_DIM, width=FLOW_WIDTH, depth=DEPTH,
-    crop_size_px=CROP_SIZE_PX, n_classes=2, time_dim=32, time_shift=TIME_SHIFT,
-    ema_decay=EMA_DECAY, condition="label",
+    crop_size_px=CROP_SIZE_PX, n_classes=2, time_dim=32, coarse_noise=COARSE_NOISE,
+    ema_decay=EMA_DECAY, steps=STEPS, condition="label",
 )  # fmt: skip
 vector_config = dataclasses.replace(flow_config, condition="sequence", sequence_dropout=0.1)
 flow_training = dataclasses.replace(
@@ -200,6 +208,11 @@ flow_training = dataclasses.replace(
 )  # fmt: skip
 flow = runs["flow"] = fit(dataset, split_name, flow_config, flow_training, replace=True)
 runs["flow, vector"] = fit(dataset, split_name, vector_config, flow_training, replace=True)
+if WHITE_NOISE:
+    runs["flow, white noise"] = fit(
+        dataset, split_name, dataclasses.replace(flow_config, coarse_noise=0.0),
+        dataclasses.replace(flow_training, name="white"), replace=True,
+    )  # fmt: skip
 runs["film, L1"] = fit(
     dataset, split_name, dataclasses.replace(published, fusion="film"),
     dataclasses.replace(
@@ -312,13 +325,14 @@ show(
 # %% [markdown]
 # ## One ruler
 #
-# **Chosen after looking.** What the flow is told, `TIME_SHIFT`, `FLOW_EPOCHS` and
-# `LABEL_LEARNING_RATE` were settled by trying eight settings of the flow and seven of the label
-# head, and looking at scores on these very held-out proteins. With seed 0 the flows' scores below
-# are therefore too good; the other models were not tuned here. With seed 1, another split whose
-# scores were looked at only afterwards, the L1 model has more decibels than the mean of samples and
-# at least the same *r*, so seed 0's advantage in both does not hold up; the intervals hold about as
-# many cells as with seed 0.
+# **Chosen after looking.** What the flow is told and how fast the label head learns were first
+# settled by scores on these very held-out proteins: with seed 0 the flows' scores below may be too
+# good. Then it turned out that samples agreed too well even where the true place was told, and even
+# on training proteins. The noise, the number of steps and of epochs were settled by that, on
+# training and validation proteins alone. The other models were not tuned here. With seed 1, another
+# split that was looked at only when everything was settled, the intervals hold as many cells and
+# again clearly more than those of the flow told the vector. But there the L1 model has more decibels
+# than the mean of samples and at least the same *r*: seed 0's advantage in both does not hold up.
 #
 # Likeness (PSNR, SSIM, MS-SSIM), place (correlation *r* of the nuclear proportion, per protein,
 # and the share on the right side of one half), and realism: the distance of the mean log power
@@ -446,7 +460,10 @@ def shares_of(images: np.ndarray, in_masks: np.ndarray) -> np.ndarray:
     return nuclear_proportion(flat, repeated, ring_px).reshape(len(images), -1)
 
 
-share, share_by_vector = shares_of(samples, masks), shares_of(of_vector, masks)
+of_truth = sample_crops(flow, test, Sampling(N_SAMPLES, seed=SEED), true_places=True)
+share, share_by_vector, share_by_truth = (
+    shares_of(images, masks) for images in (samples, of_vector, of_truth)
+)
 spots = spot_count(samples.reshape(-1, *samples.shape[2:]), spot_px).reshape(len(test), -1)
 real_spots = spot_count(target, spot_px)
 #: counts are whole numbers: a draw within one half on either side breaks ties
@@ -454,8 +471,14 @@ jitter = np.random.default_rng(SEED).uniform(-0.5, 0.5, (len(test), N_SAMPLES + 
 coverage = {
     "nuclear proportion": inside_interval(share, real_share),
     "nuclear proportion, told the vector": inside_interval(share_by_vector, real_share),
+    "nuclear proportion, told the truth": inside_interval(share_by_truth, real_share),
     "spots": inside_interval(spots + jitter[:, 1:], real_spots + jitter[:, 0]),
 }
+if WHITE_NOISE:
+    white = sample_crops(runs["flow, white noise"], test, Sampling(N_SAMPLES, seed=SEED))
+    coverage["nuclear proportion, white noise"] = inside_interval(
+        shares_of(white, masks), real_share
+    )
 covered = {k: bootstrap_interval(per_protein(v), seed=SEED) for k, v in coverage.items()}
 place_of_mean = agreement(per_protein(real_share), per_protein(share.mean(axis=1)), seed=SEED)
 for what, interval in covered.items():
@@ -466,8 +489,9 @@ print(f"r of the samples' mean nuclear proportion: {place_of_mean['r']:.2f}, "
       f"{agreement(per_protein(real_share), per_protein(share_by_vector.mean(axis=1)))['r']:.2f}")  # fmt: skip
 
 # %%
-by_place, by_vector = (
-    covered[name] for name in ("nuclear proportion", "nuclear proportion, told the vector")
+PROPORTION = "nuclear proportion"
+by_place, by_vector, by_truth = (
+    covered[PROPORTION + told] for told in ("", ", told the vector", ", told the truth")
 )
 tell(
     "Told the sequence's vector, the network has learned the training proteins by heart and is as "
@@ -475,6 +499,10 @@ tell(
     f"with the label head's probabilities, {by_place:.2f}. "
     + ("The spread is worth something only because the head's probabilities are."
        if by_place.low > by_vector.high else "At this size the two cannot be told apart.")
+    + f" Told the true place, {by_truth:.2f}"
+    + (": what is missing there is spread that the flow has not learned, and no fault of the head's."
+       if by_truth.estimate < 0.75 else ".")
+    + (f" From white noise, {covered[PROPORTION + ', white noise']:.2f}." if WHITE_NOISE else "")
 )  # fmt: skip
 
 # %% [markdown]
@@ -522,6 +550,7 @@ right.plot([0, 1], [0, 1], "--", color="0.6", linewidth=1)
 for color, (what, samples_of, truth) in zip(
     PALETTE, (("nuclear proportion", share, real_share),
               ("the same, told the vector", share_by_vector, real_share),
+              ("the same, told the truth", share_by_truth, real_share),
               ("spots", spots + jitter[:, 1:], real_spots + jitter[:, 0])), strict=False,
 ):  # fmt: skip
     held = [inside_interval(samples_of, truth, 1 - level).mean() for level in levels]
@@ -685,9 +714,9 @@ tell(
     f"flow trained for {flow.history['seconds'].sum():.0f} s:\n\n"
     "| aim | asked | here | reached |\n|---|---|---|---|\n"
     + "\n".join(f"| {a} | {b} | {c} | {'yes' if d else 'no'} |" for a, b, c, d in aims)
-    + "\n\n*Chosen after looking:* the flow's settings were tried out on the held-out proteins of "
-    "seed 0. *Different on purpose:* a flow instead of a regression, and everything chapter 06 "
-    "lists. **Texture** can be drawn by a model that is allowed several answers; PSNR does not "
+    + "\n\n*Chosen after looking:* some of the flow's settings were first tried out on the held-out "
+    "proteins of seed 0. *Different on purpose:* a flow instead of a regression, and everything "
+    "chapter 06 lists. **Texture** can be drawn by a model that is allowed several answers; PSNR does not "
     "see it. **Place** is as good as the sequence vector allows, for both models: no loss of "
     "images makes up for what the sequence does not say.\n"
     "```"
