@@ -108,18 +108,20 @@ class FlowGPS(DeepGPS):
 
     def told(
         self, sequence: Tensor, logits: Tensor, keys: Sequence[str], numbers: Sequence[int],
-        seed: int = 0,
+        seed: int = 0, places: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """
         Return what the field is told in sampling, (B, hidden_dim).
 
-        The projected vectors themselves; or the vectors of places, drawn with the probabilities of
-        the logits (B, C) as `samplers.draw_classes` does.
+        The projected vectors themselves; or the vectors of places: of those given as class numbers
+        (B,), else drawn with the probabilities of the logits (B, C) as `samplers.draw_classes`
+        does.
         """
         if self.config.condition == "sequence":
             return sequence
-        drawn = draw_classes(self.probabilities(logits.float()), keys, numbers, seed)
-        return self.places[drawn].to(sequence.dtype)
+        if places is None:
+            places = draw_classes(self.probabilities(logits.float()), keys, numbers, seed)
+        return self.places[places].to(sequence.dtype)
 
     def _told_the_truth(self, batch: Batch, sequence: Tensor) -> Tensor:
         """Return what the field is told in training: of the true places, their mean vector."""

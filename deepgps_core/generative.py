@@ -112,10 +112,12 @@ def draw_samples(
     Raises
     ------
     InputError
-        If places are given to a model that is told the sequence.
+        If places are given to a model that is told the sequence, or one of them is unknown.
     """
     if places is not None and model.config.condition != "label":
         raise InputError("this flow is told the sequence, no place; leave out places.")
+    if places is not None and (places < 0).any():
+        raise InputError("some proteins have no single place; leave them out, or places.")
     device = next(model.parameters()).device
     height, width = nuclear_images.shape[2:]
     pairs = torch.arange(len(keys)).repeat_interleave(how.n_samples)
@@ -131,10 +133,8 @@ def draw_samples(
         with _faster(device):
             hidden, logits, _ = model.describe(features[here.to(features.device)].to(device))
             owners, numbers = [keys[i] for i in here], (part % how.n_samples).tolist()
-            if places is None:
-                sequence = model.told(hidden, logits, owners, numbers, how.seed)
-            else:
-                sequence = model.places[places[here].to(device)].to(hidden.dtype)
+            known = None if places is None else places[here.to(places.device)].to(device)
+            sequence = model.told(hidden, logits, owners, numbers, how.seed, places=known)
             nuclei = nuclear_images[here.to(nuclear_images.device)].to(device)
             drawn = model.sample(
                 nuclei, sequence, noise, of_these,

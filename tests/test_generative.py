@@ -228,7 +228,8 @@ def test_true_places_are_told_in_place_of_the_heads() -> None:
         np.testing.assert_array_equal(
             told, draw_samples(model, nuclei, features, keys, Sampling(2))
         )
-    with pytest.raises(InputError, match="no place"):
-        draw_samples(
-            FlowGPS(CONFIG), nuclei, features, keys, Sampling(1), places=torch.zeros(2).long()
-        )
+    for network, places, complaint in (
+        (FlowGPS(CONFIG), [0, 0], "no place"), (model, [1, -1], "no single place"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=complaint):
+            draw_samples(network, nuclei, features, keys, Sampling(1), places=torch.tensor(places))
