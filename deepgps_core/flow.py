@@ -178,12 +178,15 @@ class FlowGPS(DeepGPS):
         """
         config = self.config
         guidance = config.guidance if guidance is None else guidance
-        nothing = self.without_sequence(sequence, residues) if guidance != 1 else (sequence, None)
-        velocity = guided(
-            self.velocity(nuclear_image, sequence, residues),
-            self.velocity(nuclear_image, *nothing),
-            guidance,
-        )
+        velocity = self.velocity(nuclear_image, sequence, residues)
+        if guidance != 1:
+            hidden, of_none = self.without_sequence(sequence, residues)
+            both = None
+            if residues is not None and of_none is not None:
+                pairs = zip(residues, of_none, strict=True)
+                both = ResidueBatch(*(torch.cat(pair) for pair in pairs))
+            told = torch.cat([sequence, hidden])
+            velocity = guided(self.velocity(nuclear_image.repeat(2, 1, 1, 1), told, both), guidance)
         x = integrate(
             velocity, colored(noise, config.coarse_noise), steps or config.steps,
             solver or config.solver, config.time_shift,

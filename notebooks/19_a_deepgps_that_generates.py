@@ -54,11 +54,12 @@ LABEL_LEARNING_RATE = 2.5e-5  # of its label head; with more it grows sure of ev
 COARSE_NOISE = 0.2  # share of the noise's variance that is coarse, as images are
 WHITE_NOISE = False  # train one more flow, from white noise
 STEPS = 10  # from noise to image
+GUIDANCE = 1.5  # how much what the network is told counts in drawing; 1 as learned
 EMA_DECAY = 0.99  # of the averaged weights; 0.999 for long trainings
 STUDENT_EPOCHS = 2  # of the distilled four-step model
 RESIDUE_EPOCHS = 0  # of the flow that reads single residues; 0 leaves it out
 N_SAMPLES = 9  # of each protein in each nucleus
-CROPS_PER_PROTEIN = 3  # that are scored, at most
+CROPS_PER_PROTEIN = 2  # that are scored, at most
 N_ABLATION = 60  # crops in the ablations
 N_DRAWS = 6  # noises and times in the reverse ranking
 RING_UM = 4.0  # width of the ring around the nucleus that stands for the cytoplasm
@@ -155,7 +156,7 @@ def crops_of(names: list[str], per_protein: int | None = None) -> CropDataset:
 
 
 if RESIDUE_EPOCHS:
-    print(embed_residues(dataset, encoder))
+    embed_residues(dataset, encoder)
 known = crops_of(list(split.index[split == "train"]))
 test = crops_of(list(split.index[split == "test"]), CROPS_PER_PROTEIN)
 tell(
@@ -198,7 +199,7 @@ tell(
 flow_config = FlowConfig(
     sequence_dim=encoder.dim, hidden_dim=HIDDEN_DIM, width=FLOW_WIDTH, depth=DEPTH,
     crop_size_px=CROP_SIZE_PX, n_classes=2, time_dim=32, coarse_noise=COARSE_NOISE,
-    ema_decay=EMA_DECAY, steps=STEPS, condition="label",
+    ema_decay=EMA_DECAY, steps=STEPS, guidance=GUIDANCE, condition="label",
 )  # fmt: skip
 vector_config = dataclasses.replace(flow_config, condition="sequence", sequence_dropout=0.1)
 flow_training = dataclasses.replace(
@@ -279,7 +280,7 @@ for protein in np.unique(owner):
 predictions = {
     "flow, one sample": samples[:, 0],
     f"flow, mean of {N_SAMPLES}": samples.mean(axis=1),
-    "flow, one step": sample_crops(flow, test, Sampling(1, steps=1, seed=SEED))[:, 0],
+    "flow, one step": sample_crops(flow, test, Sampling(1, steps=1, guidance=1.0, seed=SEED))[:, 0],
     "flow, vector, one": of_vector[:, 0],
     f"flow, vector, mean of {N_SAMPLES}": of_vector.mean(axis=1),
     "student, four steps": sample_crops(runs["student"], test, Sampling(1, seed=SEED))[:, 0],
@@ -325,14 +326,16 @@ show(
 # %% [markdown]
 # ## One ruler
 #
-# **Chosen after looking.** What the flow is told and how fast the label head learns were first
-# settled by scores on these very held-out proteins: with seed 0 the flows' scores below may be too
-# good. Then it turned out that samples agreed too well even where the true place was told, and even
-# on training proteins. The noise, the number of steps and of epochs were settled by that, on
-# training and validation proteins alone. The other models were not tuned here. With seed 1, another
-# split that was looked at only when everything was settled, the intervals hold as many cells and
-# again clearly more than those of the flow told the vector. But there the L1 model has more decibels
-# than the mean of samples and at least the same *r*: seed 0's advantage in both does not hold up.
+# **Chosen after looking.** All choices were made under `demo`. What the flow is told and how fast the
+# label head learns were first settled by scores on held-out proteins: with seed 0 the flows' scores
+# of `demo` may be too good. Then it turned out that samples agreed too well even where the true
+# place was told, and even on training proteins. The noise, the guidance and the number of steps and
+# of epochs were settled by that, on training and validation proteins alone. The other models were
+# not tuned here.
+# With seed 1, another split that was looked at only when everything was settled, the intervals of
+# `demo` again hold clearly more cells than those of the flow told the vector, but what guidance adds
+# to that with seed 0 does not show. And there the L1 model has more decibels than the mean of samples
+# and at least the same *r*: seed 0's advantage in both does not hold up.
 #
 # Likeness (PSNR, SSIM, MS-SSIM), place (correlation *r* of the nuclear proportion, per protein,
 # and the share on the right side of one half), and realism: the distance of the mean log power
@@ -460,6 +463,47 @@ def shares_of(images: np.ndarray, in_masks: np.ndarray) -> np.ndarray:
     return nuclear_proportion(flat, repeated, ring_px).reshape(len(images), -1)
 
 
+# %% [markdown]
+# As learned, samples of the two places differ less than cells of the two places do. Classifier-free
+# guidance moves them apart by one number, `GUIDANCE`. It was chosen here, on the validation proteins
+# of `demo`, not on those that are scored below:
+
+# %%
+checked = crops_of(list(split.index[split == "validation"]), CROPS_PER_PROTEIN)
+checked_owner, checked_masks = checked.protein_index.numpy(), masks_of(checked)
+checked_target = checked.images[:, 1].numpy() / 255
+checked_share = nuclear_proportion(checked_target, checked_masks, ring_px)
+by_guidance = {}
+for guidance in sorted({1.0, GUIDANCE, 2.0}):
+    how = Sampling(N_SAMPLES, guidance=guidance, seed=SEED)
+    drawn, of_truth = (
+        sample_crops(flow, checked, how, true_places=truth) for truth in (False, True)
+    )
+    gap = radial_log_spectrum(drawn[:, 0]) - radial_log_spectrum(checked_target)
+    held, held_of_truth = (
+        bootstrap_interval(
+            inside_interval(shares_of(images, checked_masks), checked_share), checked_owner,
+            seed=SEED,
+        )
+        for images in (drawn, of_truth)
+    )  # fmt: skip
+    decibels = bootstrap_interval(
+        psnr(drawn.mean(axis=1), checked_target, 1.0), checked_owner, seed=SEED
+    )
+    by_guidance[f"{guidance:g}"] = {
+        "80 % intervals hold": f"{held:.2f}", "told the truth": f"{held_of_truth:.2f}",
+        "spectrum distance": f"{np.sqrt((gap.mean(axis=0) ** 2).mean()):.2f}",
+        "PSNR of the mean (dB)": f"{decibels:.1f}",
+    }  # fmt: skip
+print(f"{len(checked)} crops of {len(checked.protein_ids)} validation proteins")
+pd.DataFrame(by_guidance).T.rename_axis("guidance")
+
+# %% [markdown]
+# More guidance, more spread across the places, and less within one of them: told the true place,
+# intervals hold fewer cells. The spread below is calibrated for the question "where?", much less
+# for "how much, if it is nuclear?". On held-out proteins:
+
+# %%
 of_truth = sample_crops(flow, test, Sampling(N_SAMPLES, seed=SEED), true_places=True)
 share, share_by_vector, share_by_truth = (
     shares_of(images, masks) for images in (samples, of_vector, of_truth)
@@ -500,8 +544,8 @@ tell(
     + ("The spread is worth something only because the head's probabilities are."
        if by_place.low > by_vector.high else "At this size the two cannot be told apart.")
     + f" Told the true place, {by_truth:.2f}"
-    + (": what is missing there is spread that the flow has not learned, and no fault of the head's."
-       if by_truth.estimate < 0.75 else ".")
+    + (": what is missing there is no fault of the head's, but spread within a place, which the flow "
+       "has not learned and guidance does not give." if by_truth.estimate < 0.75 else ".")
     + (f" From white noise, {covered[PROPORTION + ', white noise']:.2f}." if WHITE_NOISE else "")
 )  # fmt: skip
 
@@ -589,7 +633,7 @@ pd.DataFrame(
 #
 # One sample for each of a few crops. *Sequence shuffled* gives each protein another's vector: the
 # place should be lost. *Nucleus shuffled* gives another cell's nucleus: the protein should follow
-# the new one. Guidance above 1 exaggerates what the network is told.
+# the new one. "As above" is guided by `GUIDANCE`.
 
 # %%
 few = test.take(
@@ -608,7 +652,7 @@ settings: dict[str, tuple[CropDataset, Sampling]] = {
     "30 Euler steps": (few, Sampling(1, steps=30)),
     "5 Heun steps": (few, Sampling(1, steps=5, solver="heun")),
     "no sequence (guidance 0)": (few, Sampling(1, guidance=0.0)),
-    "guidance 2": (few, Sampling(1, guidance=2.0)),
+    "as learned (guidance 1)": (few, Sampling(1, guidance=1.0)),
     "guidance 4": (few, Sampling(1, guidance=4.0)),
     "sequence shuffled": (dataclasses.replace(few, features=few.features[mixed]), Sampling(1)),
     "nucleus shuffled": (dataclasses.replace(few, images=swapped_nuclei), Sampling(1)),
@@ -746,9 +790,9 @@ best = np.max([psnr(samples[:, i], target, 1.0) for i in range(N_SAMPLES)], axis
 tell(
     "**1.** The squared error of a sample is the error of the mean plus the sample's own variance "
     "around it; averaging removes the second part and leaves the first.\n\n"
-    f"**2.** The intervals hold {held:.2f} of these cells, without guidance {held_plain:.2f}: "
-    "guidance moves every sample away from what is drawn without a sequence, further than cells "
-    "are.\n\n"
+    f"**2.** The intervals hold {held:.2f} of these cells, with guidance {GUIDANCE:g} "
+    f"{held_plain:.2f}. Samples of the two places move apart: intervals across both become wider, "
+    "and where the head is sure, both ends lie further out than cells do.\n\n"
     f"**3.** Best of {N_SAMPLES}: {per_protein(best).mean():.1f} dB against "
     f"{per_protein(psnr(samples[:, 0], target, 1.0)).mean():.1f} dB for one. It looks at the "
     "answer, and grows with the number of tries."

@@ -106,16 +106,35 @@ def test_one_euler_step_is_the_mean_of_all_samples() -> None:
     assert torch.allclose(end, torch.full_like(end, 3.0), atol=1e-5)
 
 
-def test_guidance_one_is_the_model_itself_and_zero_the_one_without() -> None:
-    """Guidance is linear between the two fields; at 1 the other one is not even asked."""
+def test_guidance_is_linear_between_the_field_with_the_sequence_and_the_one_without() -> None:
+    """The first half of the doubled batch knows the sequence, the second does not."""
+    x, t = torch.arange(8.0).view(2, 1, 2, 2), torch.tensor([0.25, 0.5])
+    factor = torch.tensor([3.0, 3.0, 1.0, 1.0]).view(4, 1, 1, 1)
+    for guidance, expected in ((1, 3), (0, 1), (2, 5)):
+        velocity = guided(lambda x, t: factor * x + t.view(-1, 1, 1, 1), guidance)
+        assert torch.equal(velocity(x, t), expected * x + t.view(-1, 1, 1, 1))
 
-    def never(x: Tensor, t: Tensor) -> Tensor:
-        raise AssertionError("asked in vain")
 
-    x, t = torch.ones(1, 1, 2, 2), torch.zeros(1)
-    assert torch.equal(guided(lambda x, t: 3 * x, never, 1)(x, t), 3 * x)
-    assert torch.equal(guided(lambda x, t: 3 * x, lambda x, t: x, 0)(x, t), x)
-    assert torch.equal(guided(lambda x, t: 3 * x, lambda x, t: x, 2)(x, t), 5 * x)
+@pytest.mark.parametrize("fusion", ["film", "residue_attention"])
+def test_guidance_zero_knows_no_sequence_and_two_goes_on_from_there(fusion: str) -> None:
+    """Guided steps are those of two samplers, one told the sequence and one told none."""
+    config = dataclasses.replace(CONFIG, fusion=fusion, steps=1, image_scale=1e-3)
+    model, batch, sequence = shaken(config), batch_of(), torch.randn(5, 24)
+    residues = None
+    if fusion == "residue_attention":
+        residues = ResidueBatch(torch.randn(5, 7, 6), torch.ones(5, 7, dtype=torch.bool))
+    none = model.without_sequence(sequence, residues)
+    noise = torch.randn(5, 1, 24, 24)
+    told, untold, zero, two = (
+        model.sample(batch.nuclear_image, vectors, noise, of_them, guidance=guidance)
+        for vectors, of_them, guidance in (
+            (sequence, residues, 1), (*none, 1), (sequence, residues, 0), (sequence, residues, 2),
+        )
+    )  # fmt: skip
+    assert not torch.allclose(told, untold, atol=1e-5)
+    assert torch.allclose(zero, untold, atol=1e-6)
+    # one step, and a scale that nothing is cut off at: the picture is linear in the velocity
+    assert torch.allclose(two, untold + 2 * (told - untold), atol=1e-6)
 
 
 def test_unknown_solver_or_no_step_is_refused() -> None:
