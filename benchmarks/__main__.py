@@ -18,8 +18,8 @@ from pathlib import Path
 
 #: In this order, with arguments that keep all of them under ten minutes on two cores.
 PARTS: dict[str, tuple[str, ...]] = {
-    "point_clouds": (), "embedding_speed": (), "prediction_speed": (), "training_speed": (),
-    "prepare_scaling": ("24",), "serving_load": (),
+    "point_clouds": (), "embedding_speed": (), "prediction_speed": (), "sampling_speed": (),
+    "training_speed": (), "prepare_scaling": ("24",), "serving_load": (),
 }  # fmt: skip
 #: Packages that a part needs beyond those of the library.
 NEEDS = {

@@ -19,6 +19,7 @@ from benchmarks import (
     point_clouds,
     prediction_speed,
     prepare_scaling,
+    sampling_speed,
     training_speed,
 )
 from benchmarks.common import RESULTS
@@ -40,7 +41,7 @@ def serving(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 TABLES = {
     "point clouds": point_clouds.table, "embedding": embedding_speed.table,
     "training": training_speed.table, "preparing": prepare_scaling.table,
-    "prediction": prediction_speed.table, "serving": serving,
+    "prediction": prediction_speed.table, "sampling": sampling_speed.table, "serving": serving,
 }  # fmt: skip
 
 
