@@ -7,6 +7,7 @@ PY ?= python3
 BIN := .venv/bin
 PROFILE ?= demo
 ONLY ?=
+JOBS ?= 1
 SOLUTIONS ?= 1
 BUILD_BOOK := $(BIN)/jupyter-book build -W -n --keep-going -q
 # pages without solutions are laid out apart, so that no file of them holds one
@@ -26,8 +27,8 @@ endif
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[segment,fetch,equivariant,web,book,dev]'
 	@touch $@
 
-book: .venv/.installed  ## execute what changed and build the book (ONLY=06, PROFILE=demo, SOLUTIONS=0)
-	$(BIN)/python book/build.py run --profile $(PROFILE) --only "$(ONLY)"
+book: .venv/.installed  ## execute what changed and build the book (ONLY=06, PROFILE=demo, JOBS=2, SOLUTIONS=0)
+	$(BIN)/python book/build.py run --profile $(PROFILE) --only "$(ONLY)" --jobs $(JOBS)
 ifeq ($(SOLUTIONS),0)
 	$(BIN)/python book/build.py stage --executed $(STAGE)
 endif

@@ -15,9 +15,10 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ BUILD = ROOT / "_build"
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 #: Cells whose code is not what a reader came for: figures, computed prose, imports.
 FOLDED = re.compile(r"^(show|tell|execution_record|use_book_style)\(", re.MULTILINE)
+#: Chapters whose data or trained networks another one reuses; side by side, it waits for them.
+REUSES = {
+    "04": ("03",), "05": ("02",), "06": ("02",), "07": ("06",), "08": ("05", "06"), "09": ("06",),
+    "10": ("06",), "11": ("06",), "12": ("03", "06"), "13": ("06",), "15": ("03", "06"),
+    "16": ("06", "08", "10"), "19": ("06",),
+}  # fmt: skip
 #: Quiet libraries, so that a page holds results and not logs; progress shows cell by cell.
 QUIET = {"TQDM_DISABLE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -224,6 +231,64 @@ def run(profile_name: str, only: str) -> None:
     print(f"all notebooks executed in {total:.0f} s", flush=True)
 
 
+def next_ready(waiting: Iterable[str], running: Collection[str]) -> str | None:
+    """Return the first of the waiting chapters (stems) that reuses none that is yet to be run."""
+    waiting = list(waiting)
+    unfinished = {stem.split("_")[0] for stem in (*waiting, *running)}
+    for stem in waiting:
+        if unfinished.isdisjoint(REUSES.get(stem.split("_")[0], ())):
+            return stem
+    return None
+
+
+def in_haste(stems: Iterable[str]) -> list[str]:
+    """Put first the chapters that others wait for, then those that took longest when recorded."""
+    reused = {number for needed in REUSES.values() for number in needed}
+
+    def rank(stem: str) -> tuple[bool, float]:
+        pair = NOTEBOOKS / f"{stem}.ipynb"
+        known = nbformat.read(pair, as_version=4).metadata if pair.exists() else {}
+        return stem.split("_")[0] not in reused, -known.get("deepgps", {}).get("seconds", 0)
+
+    return sorted(stems, key=rank)
+
+
+def run_side_by_side(profile_name: str, only: str, jobs: int) -> None:
+    """Do what `run` does, several chapters at once; each in a process, with its share of cores."""
+    profile = read_profile(profile_name)
+    stems = [path.stem for path in sources(only)]
+    waiting, running, failed = in_haste(stems), dict[str, subprocess.Popen[bytes]](), list[str]()
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    start = time.monotonic()
+    try:
+        while running or (waiting and not failed):
+            while len(running) < jobs and not failed and (stem := next_ready(waiting, running)):
+                waiting.remove(stem)
+                name = f"[{len(stems) - len(waiting)}/{len(stems)}] {stem}"
+                key = execution_key(NOTEBOOKS / f"{stem}.py", profile)
+                if executed_key(EXECUTED / f"{stem}.ipynb") == key:
+                    print(f"{name}: up to date", flush=True)
+                    continue
+                print(f"{name}: executing", flush=True)
+                command = [sys.executable, __file__, "run", "--profile", profile_name]
+                running[stem] = subprocess.Popen(
+                    [*command, "--only", stem], env=os.environ | threads, stdout=subprocess.DEVNULL
+                )
+            time.sleep(0.1)
+            for stem in [stem for stem, process in running.items() if process.poll() is not None]:
+                if running.pop(stem).returncode:  # the process has said why
+                    failed.append(stem)
+                else:
+                    executed = nbformat.read(EXECUTED / f"{stem}.ipynb", as_version=4)
+                    print(f"{stem}: {executed.metadata['deepgps']['seconds']} s", flush=True)
+    finally:
+        for process in running.values():
+            process.terminate()
+    if failed:
+        sys.exit(f"stopped: {', '.join(failed)}; not begun: {', '.join(waiting) or 'none'}")
+    print(f"all notebooks executed in {time.monotonic() - start:.0f} s", flush=True)
+
+
 def record(only: str) -> None:
     """Keep the executions in ``book/executed`` as the committed pairs."""
     for path in sources(only):
@@ -302,13 +367,16 @@ def main() -> None:
         step = steps.add_parser(name, help=text)
         if name == "run":
             step.add_argument("--profile", default="demo", help="a name in notebooks/profiles")
+            step.add_argument("--jobs", type=int, default=1, help="chapters at once")
         if name in ("run", "record"):
             step.add_argument("--only", default="", help="start of a notebook's name")
         if name == "stage":
             step.add_argument("--executed", action="store_true", help="the last executions")
             step.add_argument("--no-solutions", action="store_true", help="leave solutions out")
     arguments = parser.parse_args()
-    if arguments.step == "run":
+    if arguments.step == "run" and arguments.jobs > 1:
+        run_side_by_side(arguments.profile, arguments.only, arguments.jobs)
+    elif arguments.step == "run":
         run(arguments.profile, arguments.only)
     elif arguments.step == "record":
         record(arguments.only)

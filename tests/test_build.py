@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -94,6 +97,58 @@ def test_a_failure_is_named_and_not_published(build: ModuleType) -> None:
     for word in ("01_one.py", "cell 4", "AssertionError: no", "make book ONLY=01_one"):
         assert word in message
     assert not list(build.EXECUTED.glob("*"))
+
+
+def test_a_chapter_waits_for_those_it_reuses(build: ModuleType) -> None:
+    """Whatever runs, each chapter begins once, after all it reuses have ended; none is stuck."""
+    stems = [path.stem for path in load_build().sources()]
+    numbers = {stem.split("_")[0]: stem for stem in stems}
+    assert {n for entry in build.REUSES.items() for n in (entry[0], *entry[1])} <= set(numbers)
+    for jobs in (1, 2, 30):
+        waiting, running, ended = list(stems), list[str](), list[str]()
+        while waiting or running:
+            while len(running) < jobs and (stem := build.next_ready(waiting, running)):
+                needed = {numbers[n] for n in build.REUSES.get(stem.split("_")[0], ())}
+                assert needed <= set(ended)
+                waiting.remove(stem)
+                running.append(stem)
+            assert running
+            ended.append(running.pop())  # the last that began ends first
+        assert sorted(ended) == stems
+    assert build.next_ready([numbers["16"]], []) == numbers["16"]
+    hasty = load_build().in_haste(stems)
+    assert sorted(hasty) == stems
+    assert hasty.index(numbers["06"]) < hasty.index(numbers["19"]) < hasty.index(numbers["01"])
+
+
+@pytest.mark.slow
+def test_side_by_side_the_order_holds_and_a_failure_stops_the_rest(tmp_path: Path) -> None:
+    """Real processes: 06 reads what 02 writes late; once it fails, 07 does not begin."""
+    notebooks = tmp_path / "notebooks"
+    (notebooks / "profiles").mkdir(parents=True)
+    (notebooks / "profiles" / "demo.yaml").write_text("")
+    (tmp_path / "deepgps_core").mkdir()
+    (tmp_path / "book").mkdir()
+    shutil.copy(ROOT / "book" / "build.py", tmp_path / "book")
+    wait = "import time, pathlib\ntime.sleep(2)\npathlib.Path('of_02').write_text('here')"
+    read = "import pathlib\nprint(pathlib.Path('of_02').read_text())"
+    cells = {"01_a": "print('one')", "02_b": wait, "06_c": read, "07_d": "print('seven')"}
+
+    def run() -> subprocess.CompletedProcess[str]:
+        for stem, cell in cells.items():
+            (notebooks / f"{stem}.py").write_text(f"{CHAPTER}\n# %%\n{cell}\n")
+        command = [sys.executable, "book/build.py", "run", "--jobs", "3"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    first, executed = run(), tmp_path / "book" / "executed"
+    assert first.returncode == 0, first.stderr
+    assert {path.stem for path in executed.glob("*.ipynb")} == set(cells)
+    cells["06_c"], cells["07_d"] = "assert 1 == 2, 'no'", "print('again')"
+    second = run()
+    assert second.returncode == 1
+    assert "06_c.py stopped in cell" in second.stderr
+    assert "stopped: 06_c; not begun: 07_d" in second.stderr
+    assert second.stdout.count("up to date") == 2
 
 
 @pytest.mark.slow
