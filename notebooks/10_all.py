@@ -425,7 +425,8 @@ tell(
     "comparison**: the paper's three means are of three test sets (63, 105 and 250 proteins); dim "
     "or even categories score higher under any model, so the order cannot be credited to the "
     f"training set. **The finding**: on the same proteins, minus deepGPS-all: {'; '.join(verdicts)}. "
-    f"**Scaled down**: {EPOCHS} epochs, a small network, half of the proteins held out, and "
+    f"**Scaled down**: {EPOCHS} epochs for 50, {WIDTH} channels for 64, {TEST_FRACTION:.0%} of "
+    "the proteins held out, and "
     f"{len(groups['both'])} held-out proteins in both places, too few to rank models on them.\n```"
 )  # fmt: skip
 
