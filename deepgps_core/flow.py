@@ -26,6 +26,7 @@ from deepgps_core.losses import LABEL_LOSSES
 from deepgps_core.model import DeepGPS, Prediction
 from deepgps_core.samplers import (
     GOLDEN,
+    Recorded,
     Velocity,
     colored,
     draw_classes,
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from deepgps_core.losses import Batch
 
 __all__ = ["FlowConfig", "FlowGPS"]
+
+#: Batches up to this size are replayed on a GPU, when there are more steps than recording costs;
+#: larger ones keep it busy anyway.
+RECORDED_AT_MOST, RECORDING_STEPS = 8, 3
 
 
 class FlowGPS(DeepGPS):
@@ -187,8 +192,12 @@ class FlowGPS(DeepGPS):
                 both = ResidueBatch(*(torch.cat(pair) for pair in pairs))
             told = torch.cat([sequence, hidden])
             velocity = guided(self.velocity(nuclear_image.repeat(2, 1, 1, 1), told, both), guidance)
+        steps = steps or config.steps
+        few = len(noise) <= RECORDED_AT_MOST and steps > RECORDING_STEPS
+        if noise.is_cuda and few and not torch.is_grad_enabled():
+            velocity = Recorded(velocity)
         x = integrate(
-            velocity, colored(noise, config.coarse_noise), steps or config.steps,
+            velocity, colored(noise, config.coarse_noise), steps,
             solver or config.solver, config.time_shift,
         )  # fmt: skip
         return (x.float() * config.image_scale + config.image_center).clamp(0, 1)

@@ -137,6 +137,35 @@ def test_guidance_zero_knows_no_sequence_and_two_goes_on_from_there(fusion: str)
     assert torch.allclose(two, untold + 2 * (told - untold), atol=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("fusion", ["film", "residue_attention"])
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_a_recorded_field_draws_what_the_field_itself_draws(
+    fusion: str, solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replayed on a GPU, for one input after another, the samples are those of single launches."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    config = dataclasses.replace(CONFIG, fusion=fusion, steps=8, solver=solver, guidance=1.5)
+    model = shaken(config).to("cuda")
+    drawn = {}
+    for limit in (0, 16):
+        monkeypatch.setattr("deepgps_core.flow.RECORDED_AT_MOST", limit)
+        torch.manual_seed(0)
+        for n in (1, 5, 1):
+            nuclei, noise = torch.rand(2, n, 1, 24, 24, device="cuda")
+            sequence, residues = torch.randn(n, 24, device="cuda"), None
+            if fusion == "residue_attention":
+                mask = torch.rand(n, 7, device="cuda") < 0.8
+                residues = ResidueBatch(torch.randn(n, 7, 6, device="cuda"), mask)
+            with torch.inference_mode():
+                images = model.sample(nuclei, sequence, noise, residues)
+            drawn.setdefault(limit, []).append(images.cpu())
+    assert len({images.mean().item() for images in drawn[0]}) == 3
+    for plain, replayed in zip(drawn[0], drawn[16], strict=True):
+        assert torch.allclose(plain, replayed, atol=1e-5)
+
+
 def test_unknown_solver_or_no_step_is_refused() -> None:
     """The message names what there is."""
     with pytest.raises(InputError, match="euler or heun"):
