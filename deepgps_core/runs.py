@@ -70,6 +70,9 @@ class TrainingConfig:
         "32-true", "bf16-mixed", or "auto": bf16 where the hardware computes in it.
     channels_last, compile : bool
         Memory layout and compilation of the network; results agree within rounding.
+    lean : bool
+        Leave out biases and copies that change nothing, see `unet.make_lean`; losses of training
+        agree within rounding. Off by default: the published code trains such biases.
     devices : int
         Devices of this machine; under ``torchrun`` as many as it starts processes.
     """
@@ -92,6 +95,7 @@ class TrainingConfig:
     precision: str = "32-true"
     channels_last: bool = True
     compile: bool = False
+    lean: bool = False
     devices: int = 1
     structures: str = ""
     orthogonality_weight: float = 0.0

@@ -42,6 +42,7 @@ from deepgps_core.runs import (
 )
 from deepgps_core.targets import called_places
 from deepgps_core.training_loop import DeepGPSModule, Recorder, train_network
+from deepgps_core.unet import make_lean
 
 __all__ = ["Run", "TrainingConfig", "fit", "load_run", "predict_crops", "predict_labels"]
 
@@ -319,6 +320,8 @@ def fit(
     )
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.lean:
+        make_lean(model)
     if config.compile:
         model.compile()
     resume = plan.path / ".resume"

@@ -9,7 +9,10 @@ the protein's sequence) is the business of `deepgps_core.model`.
 
 from __future__ import annotations
 
-from torch import Tensor, cat, nn, sigmoid
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, autograd, cat, channels_last, nn, no_grad, sigmoid
 
 from deepgps_core.dataset import InputError
 
@@ -40,6 +43,17 @@ def initialize_convolutions(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+class NormalizedConv(nn.Conv2d):
+    """A 3 x 3 convolution in front of a normalization, which takes away what its bias adds."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
+        self.biased = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._conv_forward(images, self.weight, self.bias if self.biased else None)
+
+
 class DoubleConv(nn.Sequential):
     """Twice: 3 x 3 convolution that keeps the size, batch normalization, ReLU."""
 
@@ -47,7 +61,7 @@ class DoubleConv(nn.Sequential):
         layers: list[nn.Module] = []
         for channels in (in_channels, out_channels):
             layers += [
-                nn.Conv2d(channels, out_channels, kernel_size=3, padding=1),
+                NormalizedConv(channels, out_channels),
                 nn.BatchNorm2d(out_channels),
                 nn.ReLU(inplace=True),
             ]
@@ -61,6 +75,18 @@ class Down(nn.Sequential):
         super().__init__(nn.MaxPool2d(2), DoubleConv(in_channels, 2 * in_channels))
 
 
+class DenseGradient(autograd.Function):
+    """The identity, whose gradient is laid out anew, pixel by pixel."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous(memory_format=channels_last)
+
+
 class Up(nn.Module):
     """Double the image, halve the channels, and take in the encoder's features of that size."""
 
@@ -68,10 +94,14 @@ class Up(nn.Module):
         super().__init__()
         self.upsample = nn.ConvTranspose2d(in_channels, in_channels // 2, kernel_size=2, stride=2)
         self.convolve = DoubleConv(in_channels, in_channels // 2)
+        self.dense_gradient = False
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
         # (B, 2C, H, W), (B, C, 2H, 2W) -> (B, C, 2H, 2W)
-        return self.convolve(cat([skip, self.upsample(features)], dim=1))
+        upsampled = self.upsample(features)
+        if self.dense_gradient:
+            upsampled = DenseGradient.apply(upsampled)
+        return self.convolve(cat([skip, upsampled], dim=1))
 
 
 class Encoder(nn.Module):
@@ -113,3 +143,30 @@ class Decoder(nn.Module):
         for up, skip in zip(self.ups, reversed(skips), strict=True):
             features = up(features, skip)
         return sigmoid(self.outc(features))
+
+
+@no_grad()
+def make_lean(network: nn.Module) -> None:
+    """
+    Leave out of a network's training what changes nothing; what it computes stays the same.
+
+    A bias in front of a normalization shifts a channel's mean, which is subtracted at once; its
+    gradient is zero but for rounding. It becomes zero, the running mean moves by as much, and it
+    is neither added nor trained any more: two passes over memory fewer in each convolution.
+    Trained, such biases drift, since Adam scales even rounding to whole steps, and in evaluation
+    the running means lag behind them.
+
+    The gradient of what is upsampled, half of the channels of another tensor, is laid out densely
+    in one fast pass; cuDNN would copy it number by number.
+    """
+    for module in network.modules():
+        if isinstance(module, Up):
+            module.dense_gradient = True
+        elif isinstance(module, DoubleConv):
+            for convolve, normalize in pairwise(module):
+                if isinstance(convolve, NormalizedConv):
+                    assert isinstance(normalize, nn.BatchNorm2d)
+                    assert convolve.bias is not None and normalize.running_mean is not None
+                    normalize.running_mean -= convolve.bias
+                    convolve.bias.zero_().requires_grad_(False)
+                    convolve.biased = False
