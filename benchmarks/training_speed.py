@@ -17,6 +17,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -38,6 +39,7 @@ from deepgps_core.crops import CropDataset, CropLoader
 from deepgps_core.model import DeepGPS, DeepGPSConfig
 from deepgps_core.runs import TrainingConfig
 from deepgps_core.training_loop import DeepGPSModule, Recorder, train_network
+from deepgps_core.unet import make_lean
 
 PUBLISHED = DeepGPSConfig()
 #: The network of the book's demo.
@@ -55,6 +57,7 @@ class Setting:
     channels_last: bool = False
     compile: str = ""
     autotune: bool = False
+    lean: bool = False
 
 
 LADDER = (
@@ -67,7 +70,9 @@ LADDER = (
     Setting("+ compiled", 32, True, True, True, "default", True),
     Setting("batch 64, compiled", 64, True, True, True, "default", True),
     Setting("batch 128, compiled", 128, True, True, True, "default", True),
+    Setting("batch 128, compiled, lean", 128, True, True, True, "default", True, True),
     Setting("batch 256, compiled", 256, True, True, True, "default", True),
+    Setting("batch 256, compiled, lean", 256, True, True, True, "default", True, True),
     Setting("batch 128, compiled, kernels autotuned", 128, True, True, True,
             "max-autotune-no-cudagraphs", True),
     Setting("batch 32, compiled, CUDA graphs", 32, True, True, True, "reduce-overhead", True),
@@ -145,9 +150,9 @@ def _batches(crops: CropDataset, setting: Setting) -> Iterator[Any]:
         crops, batch_size, seed=0, shuffle=True, augment=True, compile=bool(setting.compile)
     )
     while True:
-        for batch in loader:
-            if len(batch.label) == batch_size:  # a last, smaller batch would be compiled anew
-                yield batch
+        # whole batches alone: a last, smaller one would be compiled anew
+        for _, batch in zip(range(len(crops) // batch_size), loader, strict=False):
+            yield batch
         loader.epoch += 1
 
 
@@ -162,6 +167,8 @@ def images_per_second(
     model = DeepGPS(config).to(DEVICE)
     if setting.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if setting.lean:
+        make_lean(model)
     if setting.compile:
         model.compile(mode=setting.compile)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-4, fused=DEVICE == "cuda")
@@ -222,9 +229,12 @@ def whole_path(
 ) -> dict[str, Any]:
     """Train through the project's own loop; the first epoch, which compiles, is told apart."""
     torch._dynamo.reset()
+    torch.manual_seed(0)
     model = DeepGPS(config)
     if training.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if training.lean:
+        make_lean(model)
     if training.compile:
         model.compile()
     training = dataclasses.replace(training, epochs=epochs)
@@ -237,7 +247,8 @@ def whole_path(
         total_s = time.perf_counter() - start
     seconds = np.array([row["seconds"] for row in recorder.history])
     return {
-        "setting": f"the project's loop, batch {training.batch_size}", "epochs": epochs,
+        "setting": f"the project's loop, batch {training.batch_size}" + ", lean" * training.lean,
+        "epochs": epochs, "batch_size": training.batch_size,
         "first_epoch_s": float(seconds[0]), "epoch_s": float(np.median(seconds[1:])),
         "images_per_s": len(crops) / float(np.median(seconds[1:])), "total_s": total_s,
         "losses": [row["train_image_loss"] for row in recorder.history],
@@ -318,9 +329,9 @@ def main() -> None:
         shown = {key: value for key, value in row.items() if key != "kernels"}
         print(shown, flush=True)
         write_results(result)
-    for batch_size in arguments.batches:
+    for batch_size, lean in product(arguments.batches, (False, True)):
         training = TrainingConfig(
-            batch_size=batch_size, precision="auto", compile=on_gpu, augment=True
+            batch_size=batch_size, precision="auto", compile=on_gpu, lean=lean, augment=True
         )
         result["rows"].append(whole_path(config, crops, arguments.epochs, training))
         print(result["rows"][-1], flush=True)
