@@ -77,6 +77,7 @@ from deepgps_core.stardist_torch import load_network
 
 use_book_style()
 torch.set_num_threads(os.cpu_count() or 1)
+device = "cuda" if torch.cuda.is_available() else "cpu"
 
 # %% [markdown]
 # ## Inputs
@@ -126,17 +127,17 @@ print(len(test_images), "held-out fields of", test_images[0].shape, "with",
 
 # %%
 training_images, training_truths = simulated_fields("MORE", TRAINING_FIELDS)
-store = PatchStore(training_images, training_truths)
+store = PatchStore(training_images, training_truths, device=device)
 config = SegmentationTrainingConfig(
     batch_size=4, steps=STEPS, learning_rate=1e-5, warmup_steps=1, average_decay=0.5, seed=SEED
 )
 torch.manual_seed(SEED)
 patches = draw_patches(store, config, grid=2)
 fig, axes = panels(1, 4, panel_inches=2.1)
-draw_image(axes[0, 0], patches.image[0, 0].numpy(), title="image (simulated)")
-draw_image(axes[0, 1], patches.probability[0, 0].numpy(), title="probability", cmap="viridis")
+draw_image(axes[0, 0], patches.image[0, 0].cpu().numpy(), title="image (simulated)")
+draw_image(axes[0, 1], patches.probability[0, 0].cpu().numpy(), title="probability", cmap="viridis")
 for ax, k in ((axes[0, 2], 0), (axes[0, 3], 8)):
-    distance = patches.distance[0, k].numpy()
+    distance = patches.distance[0, k].cpu().numpy()
     draw_image(ax, distance, limits=(0, 60), title=f"distance, {k * 11.25:.0f}°", cmap="viridis")
 show(
     fig,
@@ -153,10 +154,10 @@ show(
 # degrees rolls the 32 distances, and scaling multiplies them.
 
 # %%
-disturbed = disturb(patches.image)
+drawn, disturbed = patches.image.cpu(), disturb(patches.image).cpu()
 fig, axes = panels(2, 4)
 for i in range(4):
-    draw_image(axes[0, i], patches.image[i, 0].numpy())
+    draw_image(axes[0, i], drawn[i, 0].numpy())
     draw_image(axes[1, i], disturbed[i, 0].numpy())
 show(
     fig,
@@ -173,12 +174,13 @@ show(
 # small steps.
 
 # %%
-network = load_network(EMBEDDED_MODEL)
+network = load_network(EMBEDDED_MODEL).to(device)
 before = [parameter.detach().clone() for parameter in network.parameters()]
 losses = train_segmenter(network, store, config)
 moved = max(float((a - b).abs().max()) for a, b in zip(before, network.parameters(), strict=True))
 print(f"{sum(p.numel() for p in network.parameters()):,} parameters; "
-      f"losses {', '.join(f'{loss:.2f}' for loss in losses)}; largest change {moved:.1e}")  # fmt: skip
+      f"loss {losses[0]:.2f} at first, {np.mean(losses[-5:]):.2f} in the mean of the last "
+      f"{len(losses[-5:])} steps; largest change {moved:.1e}")  # fmt: skip
 
 # %%
 history = np.array(record["loss_history"])
