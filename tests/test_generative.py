@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import make_tiny
+from tiny import Letters, make_tiny
 
 from deepgps_core.crops import CropDataset, load_crops
 from deepgps_core.dataset import Dataset, InputError
@@ -38,18 +38,6 @@ CONFIG = FlowConfig(
     steps=2, ema_decay=0.9,
 )  # fmt: skip
 TRAINING = TrainingConfig(encoder="drawn", epochs=2, batch_size=8, learning_rate=1e-2, seed=1)
-
-
-class Letters:
-    """An encoder that counts letters: fast, and known by hand."""
-
-    name, dim = "letters", 6
-
-    def embed(self, sequences: dict[str, str], per_residue: bool = False) -> dict[str, np.ndarray]:
-        return {
-            name: np.array([text.count(a) for a in "MKRACD"], dtype=np.float32)
-            for name, text in sequences.items()
-        }
 
 
 @pytest.fixture(scope="module")

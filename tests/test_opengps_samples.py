@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,11 @@ import pytest
 from flask import Flask
 from opengps_site import FASTA, job_id_of, make_app, send, work
 from PIL import Image
-from tiny import DIM, make_tiny
+from tiny import DIM, Letters, make_tiny
 
 from deepgps_core.flow import FlowConfig
 from deepgps_core.runs import TrainingConfig
 from deepgps_core.training import fit
-
-
-class Counts:
-    """An encoder that counts letters."""
-
-    def embed(self, sequences: Mapping[str, str]) -> dict[str, np.ndarray]:
-        return {
-            name: np.array([text.count(a) for a in "MKRACD"][:DIM], np.float32)
-            for name, text in sequences.items()
-        }
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +32,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     training = TrainingConfig(encoder="drawn", epochs=1, batch_size=8)
     fit(dataset, "random-0", model, training, folder / "drawer")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
+        patch.setattr("deepgps_core.backends.cached_encoder", lambda name: Letters())
         yield make_app(folder / "site", MODELS=("single-2", str(folder / "drawer")), MAX_SAMPLED=24)
 
 

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import DIM, SIZE_PX, drawn_crop, make_tiny
+from tiny import DIM, SIZE_PX, Letters, drawn_crop, make_tiny
 
 from deepgps_core.backends import Described
 from deepgps_core.dataset import InputError
@@ -192,19 +192,9 @@ def flow_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs"
 
 
-class Counts:
-    """An encoder that counts letters."""
-
-    def embed(self, sequences: Mapping[str, str]) -> dict[str, np.ndarray]:
-        return {
-            name: np.array([text.count(a) for a in "MKRACD"][:DIM], np.float32)
-            for name, text in sequences.items()
-        }
-
-
 def test_samples_of_a_run_that_generates(flow_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are those of `generative.sample`, image and spread their mean and deviation."""
-    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Letters())
     crop = drawn_crop("Nucleus", np.random.default_rng(0))[0]
     opened, sequences = load_predictor(flow_runs / "0"), {"A": "MKKKK", "B": "MRRRRRR"}
     seen: list[tuple[int, int]] = []
@@ -214,7 +204,7 @@ def test_samples_of_a_run_that_generates(flow_runs: Path, monkeypatch: pytest.Mo
     assert predicted.samples is not None and predicted.spread is not None and seen == [(2, 2)]
     expected = sample(
         load_run(flow_runs / "0"), sequences, predicted.nuclear_image[None], Sampling(3),
-        encoder=Counts(),
+        encoder=Letters(),
     )  # fmt: skip
     assert predicted.samples == pytest.approx(expected, abs=1e-6)
     assert predicted.images == pytest.approx(expected[:, 0].mean(axis=1), abs=1e-6)
@@ -237,7 +227,7 @@ def test_a_run_is_named_by_more_than_its_seed(flow_runs: Path) -> None:
 
 def test_runs_share_the_samples_out(flow_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs, three samples: two of the first and one of the second, which differ."""
-    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Letters())
     crop = drawn_crop("Nucleus", np.random.default_rng(0))[0]
     both = load_predictor(flow_runs).predict({"A": "MKKKK"}, crop, samples=3).samples
     first = load_predictor(flow_runs / "0").predict({"A": "MKKKK"}, crop, samples=3).samples
@@ -248,7 +238,7 @@ def test_runs_share_the_samples_out(flow_runs: Path, monkeypatch: pytest.MonkeyP
 
 def test_sampled_files(flow_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder holds all samples, their mean and their deviation, in 16 bits."""
-    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Letters())
     (tmp_path / "a.fasta").write_text(">A\nMKKKK\n")
     nucleus = field_of_cells(600, ((150, 160), (420, 430)))
     tifffile.imwrite(tmp_path / "n.tif", nucleus)
@@ -274,7 +264,7 @@ def test_sampled_files(flow_runs: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_too_many_samples_are_refused(flow_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is drawn, with the options to change."""
-    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Counts())
+    monkeypatch.setattr("deepgps_core.backends.cached_encoder", lambda name: Letters())
     crop = drawn_crop("Nucleus", np.random.default_rng(0))[0]
     with pytest.raises(InputError, match="--samples.*--max-nuclei"):
         load_predictor(flow_runs / "0").predict({"A": "MKKKK"}, crop, samples=10**7)
