@@ -45,10 +45,10 @@ edition: .venv/.installed  ## build the book from the committed, executed notebo
 	$(BIN)/python book/check_links.py $(EDITION_AT)/_build/html
 	@echo "The edition of record: file://$(CURDIR)/$(EDITION_AT)/_build/html/index.html"
 
-check-pages: .venv/.installed  ## open every page of the edition in a browser: offline, accessible
+check-pages: edition  ## open every page of the edition in a browser: offline, accessible
 	$(BIN)/python book/check_pages.py $(EDITION_AT)/_build/html
 
-pdf: .venv/.installed  ## print the edition as one PDF; needs Chromium
+pdf: edition  ## print the edition as one PDF; needs Chromium
 	$(BIN)/python book/print_book.py $(EDITION_AT) _build/deepgps-reproduced.pdf
 
 bench: .venv/.installed  ## measure speed, ours beside others' (ONLY=serving_load)
