@@ -105,14 +105,22 @@ class CropDataset:
         return torch.bincount(self.protein_index, minlength=len(self.protein_ids))
 
     def batch(
-        self, rows: Tensor, weight: Tensor, draws: Tensor | None = None, *, compiled: bool = False
+        self,
+        rows: Tensor,
+        weight: Tensor,
+        draws: Tensor | None = None,
+        tones: Tensor | None = None,
+        *,
+        compiled: bool = False,
     ) -> Batch:
         """
         Return the crops at `rows` as floats in [0, 1]; `weight` has one value a protein.
 
-        `draws` (B, 3) turn the crops, see `flip_and_rotate`; `compiled` does so in one pass.
+        `draws` (B, 3) turn the crops, see `flip_and_rotate`; `tones` (B, 2) change the brightness
+        of their nuclei, see `retone`; `compiled` does so in one pass.
         """
-        nuclear, protein = (_compiled_planes() if compiled else planes)(self.images, rows, draws)
+        make = _compiled_planes() if compiled else planes
+        nuclear, protein = make(self.images, rows, draws, tones)
         proteins = self.protein_index[rows]
         return Batch(
             nuclear, protein, self.features[proteins], self.labels[proteins],
@@ -298,16 +306,39 @@ def flip_and_rotate(images: Tensor, draws: Tensor) -> Tensor:
     return torch.where(diagonal, images.transpose(-1, -2), images)
 
 
-def planes(images: Tensor, rows: Tensor, draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def retone(images: Tensor, tones: Tensor) -> Tensor:
+    """
+    Change the brightness and the contrast of images in [0, 1], as stain and exposure vary.
+
+    Parameters
+    ----------
+    images : Tensor, shape (B, C, H, W)
+    tones : Tensor, shape (B, 2)
+        Natural logarithms of the factor and of the exponent (gamma); 0 leaves an image as it is.
+
+    Examples
+    --------
+    >>> retone(torch.tensor([[[[0.25, 0.5]]]]), torch.tensor([[0.0, np.log(2)]]).float()).flatten()
+    tensor([0.0625, 0.2500])
+    """
+    factor, gamma = tones.exp()[:, :, None, None, None].unbind(dim=1)
+    return (factor * images**gamma).clamp(0, 1)
+
+
+def planes(
+    images: Tensor, rows: Tensor, draws: Tensor | None = None, tones: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """
     Return the channels of the crops at `rows`, each (B, 1, H, W) in [0, 1], turned by `draws`.
 
-    They are turned while they are bytes: a quarter of the memory traffic of floats.
+    They are turned while they are bytes: a quarter of the memory traffic of floats. The protein's
+    brightness is what is predicted, so `tones` change the nucleus alone.
     """
     chosen = images[rows]
     if draws is not None:
         chosen = flip_and_rotate(chosen, draws)
-    return chosen[:, :1].float() / 255, chosen[:, 1:].float() / 255
+    nuclear, protein = chosen[:, :1].float() / 255, chosen[:, 1:].float() / 255
+    return nuclear if tones is None else retone(nuclear, tones), protein
 
 
 @lru_cache(maxsize=1)
@@ -332,6 +363,9 @@ class CropLoader:
         At most so many crops of a protein: new ones each epoch when shuffling.
     augment : bool
         Flip and rotate each crop at random.
+    intensity : float
+        Change the brightness and the contrast of each nucleus at random, by at most so much in
+        natural logarithm, see `retone`.
     compile : bool
         Make batches with a compiled function: the same numbers, in one pass over memory.
     rank, world_size : int
@@ -348,6 +382,7 @@ class CropLoader:
     world_size: int = 1
     epoch: int = 0
     compile: bool = False
+    intensity: float = 0.0
 
     def __post_init__(self) -> None:
         limit = self.crops_per_protein or len(self.crops)
@@ -381,7 +416,10 @@ class CropLoader:
         rows = self.order()[self.rank :: self.world_size][: self._share()].to(device)
         rng = np.random.default_rng([self.seed, self.epoch, self.rank, 1])
         draws = torch.from_numpy(rng.random((len(rows), 3)) < 0.5).to(device)
+        spread = rng.uniform(-self.intensity, self.intensity, (len(rows), 2))
+        tones = torch.from_numpy(spread).float().to(device)
         for start in range(0, len(rows), self.batch_size):
             part = slice(start, start + self.batch_size)
             turned = draws[part] if self.augment else None
-            yield self.crops.batch(rows[part], self.weight, turned, compiled=self.compile)
+            toned = tones[part] if self.intensity else None
+            yield self.crops.batch(rows[part], self.weight, turned, toned, compiled=self.compile)

@@ -64,6 +64,9 @@ class TrainingConfig:
         At most so many crops of a protein in an epoch, new ones each time.
     augment : bool
         Flip and rotate training crops.
+    augment_intensity : float
+        Change the brightness and the contrast of training nuclei at random, by at most so much in
+        natural logarithm (0.2: by a fifth); 0, as published, leaves them.
     standardize_features : bool
         Give each feature mean 0 and standard deviation 1 over the training proteins.
     precision : str
@@ -91,6 +94,7 @@ class TrainingConfig:
     seed: int = 0
     crops_per_protein: int | None = None
     augment: bool = False
+    augment_intensity: float = 0.0
     standardize_features: bool = False
     precision: str = "32-true"
     channels_last: bool = True
@@ -105,6 +109,10 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "learning_rate", "devices"):
             if getattr(self, name) <= 0:
                 raise InputError(f"training: {name} is {getattr(self, name)}; give more than 0.")
+        if self.augment_intensity < 0:
+            raise InputError(
+                f"training: augment_intensity is {self.augment_intensity}; give 0 or more."
+            )
         if self.select_by not in ("loss", "image_loss"):
             raise InputError(
                 f"training: select_by {self.select_by!r} is unknown; choose loss or image_loss."

@@ -44,11 +44,20 @@ class DeepGPSModule(pl.LightningModule):
         self._sums: dict[str, Tensor] = {}
 
     def _loader(self, part: str) -> CropLoader:
-        config = self.config
+        config, train = self.config, part == "train"
+        crops = self._crops[part]
+        try:
+            crops = crops.to(self.device)
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"training: {len(crops):,} crops ({crops.images.nbytes / 2**30:.1f} GiB) do not "
+                "fit into the device's memory, where all of them stay; lower crop_size_px, or "
+                "leave out proteins."
+            ) from None
         return CropLoader(
-            self._crops[part].to(self.device), config.batch_size, config.seed, part == "train",
-            config.crops_per_protein, config.augment and part == "train",
-            self.global_rank, self.trainer.world_size, compile=config.compile,
+            crops, config.batch_size, config.seed, train, config.crops_per_protein,
+            config.augment and train, self.global_rank, self.trainer.world_size,
+            compile=config.compile, intensity=config.augment_intensity if train else 0.0,
         )  # fmt: skip
 
     def train_dataloader(self) -> CropLoader:
@@ -240,10 +249,13 @@ def train_network(module: DeepGPSModule, recorder: Recorder, last: Path) -> pl.T
                 enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=last.parent,
             )  # fmt: skip
             trainer.fit(module, ckpt_path=_checkpoint(last), weights_only=True)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        # a CPU has no type of its own for it
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
+            raise
         raise InputError(
             f"training: a batch of {config.batch_size} crops does not fit into the device's "
-            "memory; lower batch_size."
+            "memory; lower batch_size (--batch-size)."
         ) from None
     if len(recorder.history) < config.epochs:
         raise KeyboardInterrupt

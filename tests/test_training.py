@@ -22,7 +22,14 @@ from typer.testing import CliRunner
 
 from deepgps_core import training_loop
 from deepgps_core.cli import app
-from deepgps_core.crops import CropLoader, average_down, flip_and_rotate, load_crops
+from deepgps_core.crops import (
+    CropDataset,
+    CropLoader,
+    average_down,
+    flip_and_rotate,
+    load_crops,
+    retone,
+)
 from deepgps_core.dataset import Dataset, InputError, write_table
 from deepgps_core.losses import losses
 from deepgps_core.model import DeepGPS, DeepGPSConfig
@@ -186,6 +193,63 @@ def test_killed_training_goes_on(
     same_numbers(run, resumed)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate")]
+)
+def test_a_batch_too_large_is_named(
+    error: RuntimeError, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that does not suffice: the batch's size, and the option that changes it."""
+
+    def too_much(*_: Any) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(training_loop.DeepGPSModule, "training_step", too_much)
+    with pytest.raises(InputError, match=r"batch of 8 crops .* lower batch_size \(--batch-size\)"):
+        fit(dataset, "random-0", MODEL, changed(batch_size=8), tmp_path / "run")
+
+
+def test_crops_that_do_not_fit_are_not_blamed_on_the_batch(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All crops stay on the device: where they do not fit, a smaller batch is no remedy."""
+
+    def too_much(*_: Any) -> CropDataset:
+        raise torch.OutOfMemoryError("CUDA")
+
+    monkeypatch.setattr(CropDataset, "to", too_much)
+    with pytest.raises(InputError, match=r"crops \(0\.0 GiB\) do not fit .* lower crop_size_px"):
+        fit(dataset, "random-0", MODEL, TRAINING, tmp_path / "run")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_host_never_waits_between_steps() -> None:
+    """Batches, augmentation, losses and optimizer: PyTorch finds no synchronization in a step."""
+    generator = torch.Generator().manual_seed(0)
+    crops = CropDataset(
+        images=torch.randint(0, 256, (64, 2, 24, 24), dtype=torch.uint8, generator=generator),
+        protein_index=torch.arange(64) % 8, features=torch.randn(8, 6, generator=generator),
+        labels=torch.arange(8) % 2, protein_ids=tuple("abcdefgh"),
+        crop_ids=tuple(map(str, range(64))),
+    ).to("cuda")  # fmt: skip
+    model = DeepGPS(dataclasses.replace(MODEL, sequence_dim=6)).to("cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    loader = CropLoader(crops, 8, shuffle=True, augment=True, intensity=0.2)
+    sums = torch.zeros(2, device="cuda")
+    for number, batch in enumerate(loader):
+        if number == 2:  # orders and draws are on the device, kernels are chosen
+            torch.cuda.set_sync_debug_mode("error")
+        with torch.autocast("cuda", torch.bfloat16):
+            losses = torch.stack([part.mean() for part in model.score(batch)[1:]])
+        optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        optimizer.step()
+        sums += losses.detach()
+    torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(sums).all() and number == 7
+
+
 class Malicious:
     """Writes a file where it is unpickled."""
 
@@ -335,6 +399,30 @@ def test_loader_limits_crops_and_shares_them(dataset: Dataset) -> None:
     shares = [CropLoader(crops, 8, shuffle=True, rank=r, world_size=2) for r in (0, 1)]
     seen = [batch.nuclear_image for share in shares for batch in share]
     assert torch.cat(seen).flatten(1).unique(dim=0).shape[0] == 48
+
+
+def test_brightness_is_a_factor_and_a_power_of_the_nucleus_alone(dataset: Dataset) -> None:
+    """Against the formula in numpy; proteins and unturned order stay; 0 changes nothing."""
+    crops = load_crops(
+        dataset, list(dataset.proteins["protein_id"]), encoder="drawn",
+        labels=("Cytoplasm", "Nucleus"), crop_size_px=24,
+    )  # fmt: skip
+    plain, same, toned = (
+        next(iter(CropLoader(crops, 8, seed=3, shuffle=True, intensity=amount)))
+        for amount in (0.0, 0.0, 0.3)
+    )
+    assert torch.equal(plain.nuclear_image, same.nuclear_image)
+    assert torch.equal(plain.protein_image, toned.protein_image)
+    assert not torch.equal(plain.nuclear_image, toned.nuclear_image)
+    # each within what factor and power may do together
+    before, after = plain.nuclear_image.numpy(), toned.nuclear_image.numpy()
+    some = (before > 0.05) & (after < 1)
+    ratio = np.log(after[some] / before[some])
+    assert (np.abs(ratio) <= 0.3 + np.abs(np.log(before[some])) * (np.exp(0.3) - 1) + 1e-5).all()
+    image, tones = np.random.default_rng(0).random((2, 1, 3, 3)), np.array([[0.1, -0.2], [0, 0.0]])
+    expected = np.clip(np.exp(0.1) * image[0] ** np.exp(-0.2), 0, 1)
+    found = retone(torch.from_numpy(image), torch.from_numpy(tones)).numpy()
+    np.testing.assert_allclose(found, [expected, image[1]], rtol=1e-12)
 
 
 def test_augmentation_is_one_of_eight_and_the_same_for_both_channels() -> None:
