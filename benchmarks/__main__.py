@@ -16,10 +16,13 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 #: In this order, with arguments that keep all of them under ten minutes on two cores.
 PARTS: dict[str, tuple[str, ...]] = {
     "point_clouds": (), "embedding_speed": (), "prediction_speed": (), "sampling_speed": (),
-    "training_speed": (), "prepare_scaling": ("24",), "serving_load": (),
+    "training_speed": (), "training_scaling": (), "half_precision": (), "prepare_scaling": ("24",),
+    "serving_load": (),
 }  # fmt: skip
 #: Packages that a part needs beyond those of the library.
 NEEDS = {
@@ -37,6 +40,10 @@ def reason_to_skip(part: str) -> str:
         return "reads peak memory from /proc, which only Linux has"
     if part == "prepare_scaling" and (os.cpu_count() or 1) < 2:
         return "compares two workers with one, and there is one core"
+    if part == "training_scaling" and torch.cuda.device_count() < 2:
+        return "compares several GPUs with one"
+    if part == "half_precision" and not torch.cuda.is_available():
+        return "asks what half precision changes on a GPU"
     return ""
 
 

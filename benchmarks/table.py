@@ -20,6 +20,7 @@ from benchmarks import (
     prediction_speed,
     prepare_scaling,
     sampling_speed,
+    training_scaling,
     training_speed,
 )
 from benchmarks.common import RESULTS
@@ -42,6 +43,7 @@ TABLES = {
     "point clouds": point_clouds.table, "embedding": embedding_speed.table,
     "training": training_speed.table, "preparing": prepare_scaling.table,
     "prediction": prediction_speed.table, "sampling": sampling_speed.table, "serving": serving,
+    "training on several": training_scaling.table,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pyuul")
+from benchmarks import half_precision, training_scaling
 from benchmarks.__main__ import NEEDS, PARTS, reason_to_skip
 from benchmarks.common import RESULTS, growth, memory_mib, result_path, timed, write_results
 from benchmarks.table import COLUMNS, TABLES, as_markdown, one_table, read_results, shown
@@ -67,3 +68,47 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason_to_skip("prediction_speed") == ""
     for part in PARTS:
         assert (RESULTS.parent / f"{part}.py").exists()
+
+
+def scaling_row(devices: int, batch: int, seed: int, losses: list[float]) -> dict[str, object]:
+    """One row as `training_scaling` keeps it; speed grows with the devices, by nine tenths."""
+    rate = 1000 * (1 if devices == 1 else 0.9 * devices)
+    return {"setting": f"{devices} x {batch}", "devices": devices, "batch_size": batch,
+            "seed": seed, "images_per_s": rate, "losses": losses}  # fmt: skip
+
+
+def test_several_devices_are_compared_at_the_same_batch_and_the_same_crops_a_step() -> None:
+    """Speed with one device's batch, curves with as many crops a step; both known by hand."""
+    result = {
+        "benchmark": "training on several", "machine": "2 x GPU",
+        "rows": [
+            scaling_row(1, 8, 0, [5.0, 4.0]), scaling_row(2, 8, 0, [1.02, 0.5]),
+            scaling_row(1, 16, 0, [1.0, 0.5]), scaling_row(1, 16, 1, [1.0, 0.55]),
+        ],
+    }  # fmt: skip
+    (row,) = training_scaling.table(result)
+    assert (row["ratio"], row["beside"]) == (pytest.approx(1.8), "1 x 8")
+    apart = training_scaling.curves(result)
+    assert apart == {"two devices": pytest.approx(0.02), "another seed": pytest.approx(0.1)}
+
+
+def test_learnable_crops_follow_their_labels() -> None:
+    """The protein is the nucleus or its complement, as the label says, to the last bit."""
+    crops = training_scaling.learnable_crops(40, training_scaling.SMALL)
+    inside = crops.labels[crops.protein_index] == 1
+    nucleus, protein = crops.images.int().unbind(dim=1)
+    assert inside.any() and (~inside).any() and nucleus.float().std() > 50
+    assert (protein[inside] == nucleus[inside]).all()
+    assert (protein[~inside] + nucleus[~inside] - 255).abs().max() <= 1
+
+
+def test_ways_of_computing_are_compared_seed_by_seed() -> None:
+    """What is the same for both ways of a seed drops out of the difference, not of the spread."""
+    first, second = list(half_precision.WAYS)[:2]
+    rows = [{"way": way, "seed": seed, "loss": seed + shift}
+            for way, shift in ((first, 0.0), (second, 0.25)) for seed in (0, 1, 2)]  # fmt: skip
+    table = half_precision.compared(rows, "loss")
+    assert list(table.index) == [first, second]
+    assert table.loc[second, "difference"] == pytest.approx(0.25)
+    assert table.loc[second, "half_width"] == pytest.approx(0.0)
+    assert table["sd of seeds"].tolist() == pytest.approx([1.0, 1.0])
