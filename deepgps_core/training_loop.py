@@ -14,7 +14,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,20 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _one_program(config: TrainingConfig) -> AbstractContextManager[Any]:
+    """
+    Let several processes compile the backward pass as a whole.
+
+    By default it is cut where gradients are bundled, so that some are sent while others are
+    computed; for this network the steps that are then not fused cost more than sending does.
+    """
+    if not config.compile:
+        return nullcontext()
+    import torch._dynamo.config as dynamo
+
+    return dynamo.patch(optimize_ddp=False)
+
+
 def _checkpoint(last: Path) -> Path | None:
     """Return the point to resume from, if there is one; nothing in it is executed."""
     if not last.exists():
@@ -241,7 +255,7 @@ def train_network(module: DeepGPSModule, recorder: Recorder, last: Path) -> pl.T
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
     machines = int(os.environ.get("GROUP_WORLD_SIZE", 1))
     try:
-        with _quiet():
+        with _quiet(), _one_program(config):
             trainer = pl.Trainer(
                 accelerator="auto", devices=devices, num_nodes=machines, max_epochs=config.epochs,
                 precision=precision, callbacks=[recorder], logger=False,

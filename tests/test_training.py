@@ -31,8 +31,10 @@ from deepgps_core.crops import (
     retone,
 )
 from deepgps_core.dataset import Dataset, InputError, write_table
+from deepgps_core.encoders import CompositionEncoder
 from deepgps_core.losses import losses
 from deepgps_core.model import DeepGPS, DeepGPSConfig
+from deepgps_core.residues import embed_residues
 from deepgps_core.runs import Run, TrainingConfig, load_run
 from deepgps_core.training import fit, predict_crops
 
@@ -140,6 +142,30 @@ def test_the_command_line_repeats_a_run(dataset: Dataset, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     same_numbers(run, load_run(again))
     assert load_run(again).hash == run.hash
+
+
+@pytest.mark.parametrize("kind", ["residues", "fine tuning"])
+def test_the_command_line_repeats_runs_that_need_more(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Per-residue vectors or the weights of another run: config.yaml says what is needed."""
+    monkeypatch.setenv("DEEPGPS_DATA", str(tmp_path))
+    dataset = make_tiny(tmp_path / "tiny")
+    model, config = MODEL, changed(epochs=2)
+    if kind == "residues":
+        encoder = CompositionEncoder()
+        dataset.write_features(encoder.name, encoder.embed(dataset.sequences()))
+        embed_residues(dataset, encoder)
+        model = dataclasses.replace(model, sequence_dim=encoder.dim, fusion="residue_attention")
+        config = dataclasses.replace(config, encoder=encoder.name)
+    else:
+        fit(dataset, "random-0", model, config, tmp_path / "first")
+        config = dataclasses.replace(config, initial_run="first")
+    run = fit(dataset, "random-0", model, config, tmp_path / "run")
+    command = ["train", str(dataset.path), "--config", str(run.path / "config.yaml")]
+    result = CliRunner().invoke(app, [*command, "--run", str(tmp_path / "again")])
+    assert result.exit_code == 0, result.output
+    same_numbers(run, load_run(tmp_path / "again"))
 
 
 def test_places_of_a_multi_label_head(tmp_path: Path) -> None:
