@@ -87,6 +87,19 @@ def test_only_what_changed_is_executed(
         before = key
 
 
+def test_a_chapter_of_measured_speeds_follows_what_is_kept(build: ModuleType) -> None:
+    """A new result of a benchmark executes the chapter that reads them again, and no other."""
+    reads = build.NOTEBOOKS / "02_speed.py"
+    reads.write_text(CHAPTER + "from benchmarks.table import shown\n")
+    (build.ROOT / "benchmarks").mkdir()
+    profile = build.read_profile("demo")
+    paths = (reads, build.NOTEBOOKS / "01_one.py")
+    before = [build.execution_key(path, profile) for path in paths]
+    (build.ROOT / "benchmarks" / "new.json").write_text("{}")
+    after = [build.execution_key(path, profile) for path in paths]
+    assert after[0] != before[0] and after[1] == before[1]
+
+
 @pytest.mark.slow
 def test_a_failure_is_named_and_not_published(build: ModuleType) -> None:
     """The message has notebook, cell, error and command; nothing half-executed is left."""

@@ -88,6 +88,13 @@ def test_pair_is_executed_and_clean(path: Path) -> None:
             assert not re.search(r"/(?:root|home|tmp|Users|work)/", text), text[:200]
 
 
+def test_pairs_are_small() -> None:
+    """0.6 MB each and 8 MB together at most: who clones the book takes all of them along."""
+    sizes = {path.name: path.stat().st_size for path in PAIRS}
+    assert max(sizes.values()) <= 600_000, sizes
+    assert sum(sizes.values()) <= 8_000_000
+
+
 def test_pairs_belong_to_their_sources() -> None:
     """Each pair records the hash of the source it was executed from; none is stale."""
     spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
