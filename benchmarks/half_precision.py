@@ -9,6 +9,7 @@ as another if held-out proteins' losses differ between the ways no more than bet
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.common import DEVICE, machine, write_results
+from benchmarks.common import DEVICE, machine, result_path, write_results
 from deepgps_core.encoders import embed_dataset, load_encoder
 from deepgps_core.metrics import auroc
 from deepgps_core.model import DeepGPSConfig
@@ -72,13 +73,26 @@ def compared(rows: Sequence[Mapping[str, Any]], score: str) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def earlier_rows(
+    result: Mapping[str, Any], ways: Sequence[str], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return the kept rows of the same benchmark and machine that are not to be measured anew."""
+    path = result_path(result)
+    if not path.exists():
+        return []
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    if any(kept.get(name) != result[name] for name in ("images", "epochs", "held_out_proteins")):
+        return []
+    return [r for r in kept["rows"] if r["way"] not in ways or r["seed"] not in seeds]
+
+
 def main() -> None:
     """Train and write after every run, so that a stop loses one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tiny network, to try the script")
     parser.add_argument("--dataset", default="embedded-demo")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, metavar="WAY")
     arguments = parser.parse_args()
     on_gpu = DEVICE == "cuda" and not arguments.quick
@@ -92,11 +106,12 @@ def main() -> None:
     model = DeepGPSConfig(sequence_dim=encoder.dim, n_classes=2, **size)
     result: dict[str, Any] = machine() | {
         "benchmark": "half precision", "images": dataset.info.images, "epochs": arguments.epochs,
-        "held_out_proteins": int((split == "test").sum()), "rows": [],
+        "held_out_proteins": int((split == "test").sum()),
     }  # fmt: skip
+    result["rows"] = earlier_rows(result, arguments.ways, arguments.seeds)
     for way in arguments.ways:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        for seed in range(arguments.seeds):
+        for seed in arguments.seeds:
             training = TrainingConfig(
                 name=f"precision-{list(WAYS).index(way)}", labels=SINGLE_2, seed=seed,
                 epochs=arguments.epochs, learning_rate=1e-3, lr_gamma=0.7,

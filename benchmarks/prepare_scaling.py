@@ -91,17 +91,19 @@ def main() -> None:
 def table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the row of the one table: two workers beside one."""
     by_workers = {n: [r for r in result["rows"] if r["workers"] == n] for n in (1, 2)}
-    rates = {n: rows[-1]["fields"] / rows[-1]["wall_s"] for n, rows in by_workers.items()}
+    last = {n: rows[-1] for n, rows in by_workers.items()}
     grown = {
         n: growth([r["fields"] for r in rows], [r["wall_s"] for r in rows])
         for n, rows in by_workers.items()
     }
     return [
         {"what": "preparing fields (normalize, segment, crop)", "ours": "2 workers",
-         "beside": "1 worker", "value": rates[2], "peer": rates[1], "unit": "fields/s",
-         "ratio": rates[2] / rates[1], "memory_mib": by_workers[2][-1].get("worker_mib"),
-         "peer_memory_mib": by_workers[1][-1].get("worker_mib"), "growth": grown[2],
-         "peer_growth": grown[1], "grows_with": "fields"}
+         "beside": "1 worker", "value": last[2][unit] / last[2]["wall_s"],
+         "peer": last[1][unit] / last[1]["wall_s"], "unit": f"{unit}/s",
+         "ratio": last[2][unit] / last[2]["wall_s"] / (last[1][unit] / last[1]["wall_s"]),
+         "memory_mib": last[2].get("worker_mib"), "peer_memory_mib": last[1].get("worker_mib"),
+         "growth": grown[2], "peer_growth": grown[1], "grows_with": "fields"}
+        for unit in ("fields", "crops")
     ]  # fmt: skip
 
 

@@ -76,6 +76,15 @@ def _number(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def _exponent(value: Any) -> str:
+    return "" if value is None or pd.isna(value) else f"n^{value:.2f}"
+
+
+def _pair(ours: str, beside: str) -> str:
+    """Join two texts; what was not measured is a dash, so that the other keeps its side."""
+    return f"{ours or '–'} / {beside or '–'}" if ours or beside else ""
+
+
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as text: numbers with as many digits as mean something."""
     text = pd.DataFrame(index=table.index)
@@ -87,11 +96,9 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         ]
     text["ratio"] = [f"{ratio:.2f}x" for ratio in table["ratio"]]
     pairs = zip(table["memory_mib"], table["peer_memory_mib"], strict=True)
-    text["peak MiB"] = [" / ".join(filter(None, map(_number, pair))) for pair in pairs]
+    text["peak MiB"] = [_pair(*map(_number, pair)) for pair in pairs]
     pairs = zip(table["growth"], table["peer_growth"], strict=True)
-    text["grows as"] = [
-        " / ".join(f"n^{e:.2f}" for e in pair if e is not None and not pd.isna(e)) for pair in pairs
-    ]
+    text["grows as"] = [_pair(*map(_exponent, pair)) for pair in pairs]
     text["n"] = [n if g else "" for n, g in zip(table["grows_with"], text["grows as"], strict=True)]
     return text
 
