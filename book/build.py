@@ -38,8 +38,8 @@ KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 FOLDED = re.compile(r"^(show|tell|execution_record|use_book_style)\(", re.MULTILINE)
 #: Chapters whose data or trained networks another one reuses; side by side, it waits for them.
 REUSES = {
-    "04": ("03",), "05": ("02",), "06": ("02",), "07": ("06",), "08": ("05", "06"), "09": ("06",),
-    "10": ("06",), "11": ("06",), "12": ("03", "06"), "13": ("06",), "15": ("03", "06"),
+    "04": ("03",), "05": ("02",), "06": ("02",), "07": ("06",), "08": ("02", "05"), "09": ("02",),
+    "10": ("09",), "11": ("02",), "12": ("03", "06"), "13": ("06",), "15": ("03", "06"),
     "16": ("06", "08", "10"), "19": ("06",),
 }  # fmt: skip
 #: Quiet libraries, so that a page holds results and not logs; progress shows cell by cell.
@@ -255,16 +255,45 @@ def in_haste(stems: Iterable[str]) -> list[str]:
     return sorted(stems, key=rank)
 
 
-def run_side_by_side(profile_name: str, only: str, jobs: int) -> None:
-    """Do what `run` does, several chapters at once; each in a process, with its share of cores."""
+def visible_gpus() -> list[str]:
+    """Return the numbers of the GPUs that may be used; none where NVIDIA's driver is missing."""
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is not None:
+        return [number for number in asked.split(",") if number]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    return re.findall(r"^GPU (\d+):", listed, re.MULTILINE)
+
+
+def begin(stem: str, profile_name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start the execution of one chapter as a process of its own."""
+    command = [sys.executable, __file__, "run", "--profile", profile_name, "--only", stem]
+    return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
+
+
+def run_side_by_side(profile_name: str, only: str, jobs: int, keep_going: bool = False) -> None:
+    """
+    Do what `run` does, several chapters at once: each a process with its share of the cores.
+
+    Where there are several GPUs, a chapter gets the one with the fewest chapters on it. A failure
+    lets none begin any more; with `keep_going`, only none that reuses what failed.
+    """
     profile = read_profile(profile_name)
     stems = [path.stem for path in sources(only)]
     waiting, running, failed = in_haste(stems), dict[str, subprocess.Popen[bytes]](), list[str]()
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    gpus, gpu_of = visible_gpus(), dict[str, str]()
     start = time.monotonic()
+
+    def next_one() -> str | None:
+        if len(running) == jobs or (failed and not keep_going):
+            return None
+        return next_ready(waiting, [*running, *failed])
+
     try:
-        while running or (waiting and not failed):
-            while len(running) < jobs and not failed and (stem := next_ready(waiting, running)):
+        while (stem := next_one()) or running:
+            if stem:
                 waiting.remove(stem)
                 name = f"[{len(stems) - len(waiting)}/{len(stems)}] {stem}"
                 key = execution_key(NOTEBOOKS / f"{stem}.py", profile)
@@ -272,17 +301,18 @@ def run_side_by_side(profile_name: str, only: str, jobs: int) -> None:
                     print(f"{name}: up to date", flush=True)
                     continue
                 print(f"{name}: executing", flush=True)
-                command = [sys.executable, __file__, "run", "--profile", profile_name]
-                running[stem] = subprocess.Popen(
-                    [*command, "--only", stem], env=os.environ | threads, stdout=subprocess.DEVNULL
-                )
+                if gpus:
+                    gpu_of[stem] = min(gpus, key=[gpu_of[other] for other in running].count)
+                    environment["CUDA_VISIBLE_DEVICES"] = gpu_of[stem]
+                running[stem] = begin(stem, profile_name, environment)
+                continue
             time.sleep(0.1)
-            for stem in [stem for stem, process in running.items() if process.poll() is not None]:
-                if running.pop(stem).returncode:  # the process has said why
-                    failed.append(stem)
+            for ended in [stem for stem, process in running.items() if process.poll() is not None]:
+                if running.pop(ended).returncode:  # the process has said why
+                    failed.append(ended)
                 else:
-                    executed = nbformat.read(EXECUTED / f"{stem}.ipynb", as_version=4)
-                    print(f"{stem}: {executed.metadata['deepgps']['seconds']} s", flush=True)
+                    executed = nbformat.read(EXECUTED / f"{ended}.ipynb", as_version=4)
+                    print(f"{ended}: {executed.metadata['deepgps']['seconds']} s", flush=True)
     finally:
         for process in running.values():
             process.terminate()
@@ -370,6 +400,9 @@ def main() -> None:
         if name == "run":
             step.add_argument("--profile", default="demo", help="a name in notebooks/profiles")
             step.add_argument("--jobs", type=int, default=1, help="chapters at once")
+            step.add_argument(
+                "--keep-going", action="store_true", help="after a failure, with what can still run"
+            )
         if name in ("run", "record"):
             step.add_argument("--only", default="", help="start of a notebook's name")
         if name == "stage":
@@ -377,7 +410,7 @@ def main() -> None:
             step.add_argument("--no-solutions", action="store_true", help="leave solutions out")
     arguments = parser.parse_args()
     if arguments.step == "run" and arguments.jobs > 1:
-        run_side_by_side(arguments.profile, arguments.only, arguments.jobs)
+        run_side_by_side(arguments.profile, arguments.only, arguments.jobs, arguments.keep_going)
     elif arguments.step == "run":
         run(arguments.profile, arguments.only)
     elif arguments.step == "record":

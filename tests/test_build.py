@@ -147,10 +147,10 @@ def test_side_by_side_the_order_holds_and_a_failure_stops_the_rest(tmp_path: Pat
     read = "import pathlib\nprint(pathlib.Path('of_02').read_text())"
     cells = {"01_a": "print('one')", "02_b": wait, "06_c": read, "07_d": "print('seven')"}
 
-    def run() -> subprocess.CompletedProcess[str]:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
         for stem, cell in cells.items():
             (notebooks / f"{stem}.py").write_text(f"{CHAPTER}\n# %%\n{cell}\n")
-        command = [sys.executable, "book/build.py", "run", "--jobs", "3"]
+        command = [sys.executable, "book/build.py", "run", "--jobs", "3", *options]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     first, executed = run(), tmp_path / "book" / "executed"
@@ -162,6 +162,18 @@ def test_side_by_side_the_order_holds_and_a_failure_stops_the_rest(tmp_path: Pat
     assert "06_c.py stopped in cell" in second.stderr
     assert "stopped: 06_c; not begun: 07_d" in second.stderr
     assert second.stdout.count("up to date") == 2
+    # 07 reuses 06, 08 does not
+    cells["08_e"] = "print('eight')"
+    third = run("--keep-going")
+    assert "stopped: 06_c; not begun: 07_d" in third.stderr and (executed / "08_e.ipynb").exists()
+
+
+def test_chapters_share_out_the_gpus(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may be seen is what is used, as the driver's variable says; none is none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert build.visible_gpus() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert build.visible_gpus() == []
 
 
 @pytest.mark.slow
