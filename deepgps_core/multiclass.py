@@ -8,13 +8,14 @@ that are right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from deepgps_core.metrics import auroc
-from deepgps_core.statistics import bootstrap_intervals
+from deepgps_core.statistics import Interval, bootstrap_intervals, wilson_interval
 
 CLASS_METRICS = ("recall", "precision", "f1", "auroc")
 
@@ -70,6 +71,24 @@ def class_rates(confusion: np.ndarray) -> np.ndarray:
         return np.stack([hits / true, hits / called, 2 * hits / (true + called)])
 
 
+def _rate_intervals(confusion: np.ndarray) -> list[Interval]:
+    """
+    Return Wilson's intervals of recall, precision and F1, in the order of `class_rates`.
+
+    F1 is 2J / (1 + J) of Jaccard's share J: of the proteins that are of the class or called so,
+    those that are both.
+    """
+    hits, true, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    trials = np.stack([true, called, true + called - hits])  # (3, K)
+    found = [
+        wilson_interval(int(h), int(n)) if n else Interval(math.nan, math.nan, math.nan)
+        for row in trials
+        for h, n in zip(hits, row, strict=True)
+    ]
+    of_jaccard = [Interval(*(2 * x / (1 + x) for x in j)) for j in found[2 * len(hits) :]]
+    return found[: 2 * len(hits)] + of_jaccard
+
+
 def class_table(
     proteins: pd.DataFrame, labels: Sequence[str], *, n_resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
@@ -80,31 +99,34 @@ def class_table(
     ----------
     proteins : DataFrame
         As for `confusion_counts`.
+    n_resamples, seed
+        Of the bootstrap over proteins, which gives the interval of the AUROC. The others are
+        Wilson's, so that a rate of 0 or 1 has a width.
 
     Returns
     -------
     table : DataFrame
         One row a class and metric of `CLASS_METRICS`: label, metric, estimate, low, high,
         per_crop, n_proteins (of the class). A class that is never called has recall and F1 0
-        and no precision.
+        and no precision (NaN).
     """
     single = proteins[proteins["label"].isin(labels)].reset_index(drop=True)
     p = single[[f"p_{x}" for x in labels]].to_numpy(float)
     truth = single["label"].to_numpy(str)
 
-    def scores(rows: np.ndarray) -> np.ndarray:
-        rates = class_rates(confusion_counts(single.iloc[rows], labels))
-        areas = [auroc(truth[rows] == x, p[rows, k]) for k, x in enumerate(labels)]
-        return np.concatenate([rates.ravel(), areas])
+    def areas(rows: np.ndarray) -> np.ndarray:
+        return np.array([auroc(truth[rows] == x, p[rows, k]) for k, x in enumerate(labels)])
 
-    intervals = bootstrap_intervals(
-        scores, np.arange(len(single)), n_resamples=n_resamples, seed=seed
+    intervals = _rate_intervals(confusion_counts(single, labels)) + bootstrap_intervals(
+        areas, np.arange(len(single)), n_resamples=n_resamples, seed=seed
     )
     of_crops = np.full(len(intervals), np.nan)
     if "n_crops" in single:
-        of_crops = scores(np.repeat(np.arange(len(single)), single["n_crops"].astype(int)))
+        rates = class_rates(confusion_counts(single, labels, by_crop=True))
+        rows = np.repeat(np.arange(len(single)), single["n_crops"].astype(int))
+        of_crops = np.concatenate([rates.ravel(), areas(rows)])
     sizes = {label: int((truth == label).sum()) for label in labels}
-    rows = [
+    lines = [
         (
             label,
             metric,
@@ -116,7 +138,7 @@ def class_table(
         for i, metric in enumerate(CLASS_METRICS)
     ]
     columns = ["label", "metric", "estimate", "low", "high", "per_crop", "n_proteins"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(lines, columns=columns)
 
 
 def roc_curve(is_positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,11 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+#: Share of test proteins on which exactly one of two models is right, where it is not measured.
+#: An assumption: two models of one accuracy near .75 whose errors are mostly, but not always, on
+#: the same proteins; if they erred independently it would be .375. More needs more proteins.
+DISCORDANT_SHARE = 0.25
+
 
 class Interval(NamedTuple):
     """An estimate and the ends of its confidence interval."""

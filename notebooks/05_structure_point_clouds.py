@@ -37,8 +37,12 @@ POINT_COUNTS = (32, 128, 512, 2048)  # for the sweep
 N_DRAWS = 4  # of the same surface, for each count
 POINTNET_WIDTH = 16  # channels of the first layer; 64 as published
 VECTOR_DIM = 64  # 1024 as published
+MEASURED = "benchmarks/results/point_clouds_2_cores_amd_epyc.json"  # under the repository's root
 
 # %%
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -187,9 +191,26 @@ show(
 
 # %% [markdown]
 # The result is the same to the last point: with PyUUL's own random draw, PyUUL's own points come
-# out (a test of the library compares them). Time and memory of both, side by side, are measured by
-# `benchmarks/point_clouds.py`.
-#
+# out (a test of the library compares them). What it saves was measured by
+# `benchmarks/point_clouds.py`:
+
+# %%
+places = [p / MEASURED for p in (Path.cwd(), *Path.cwd().parents)]
+measured = next((p for p in places if p.is_file()), None)  # not there outside of a checkout
+if measured:
+    bench = json.loads(measured.read_text())
+    longest = max(bench["rows"], key=lambda row: row["residues"])
+    tree, pyuul = longest["kdtree"], longest["pyuul"]
+    tell(
+        f"A simulated chain of {longest['residues']:,} residues ({longest['atoms']:,} atoms; "
+        f"{bench['points']:,} points; {bench['machine']}) costs PyUUL {pyuul['seconds']:.1f} s of one "
+        f"core and {pyuul['mb']:,.0f} MB, the KD-tree {tree['seconds']:.2f} s and "
+        f"{tree['mb']:,.0f} MB: {pyuul['seconds'] / tree['seconds']:.0f} times less time, "
+        f"{pyuul['mb'] / tree['mb']:.0f} times less memory. How time grows with size is in "
+        "[A4 · What makes it fast](A4_speed)."
+    )
+
+# %% [markdown]
 # ## Six columns
 #
 # PyUUL returns coordinates only. The paper's other three columns, *carbon, oxygen, nitrogen*, are
@@ -229,11 +250,12 @@ for ax, (name, shown) in zip(axes, structures.items(), strict=True):
     for channel, element in enumerate(CHANNELS):
         of_element = drawn[drawn[:, 3 + channel] == 1, :3] * 50  # back to angstrom
         ax.scatter(*of_element.T, s=3, color=ELEMENT_COLORS[element], label=element)
-    ax.set(
-        xlim=(-30, 30), ylim=(-30, 30), zlim=(-30, 30), title=f"{name}, {len(shown.sequence)} aa"
-    )
-    ax.set_box_aspect((1, 1, 1))
+    ax.set(xlim=(-30, 30), ylim=(-30, 30), zlim=(-30, 30))
+    ax.set(xticks=(-20, 0, 20), yticks=(-20, 0, 20), zticks=(-20, 0, 20))
+    ax.set_box_aspect((1, 1, 1), zoom=0.9)
+    ax.set_title(f"{name}, {len(shown.sequence)} aa", y=0.97)
     ax.tick_params(labelsize="xx-small", pad=-3)
+    ax.tick_params(axis="z", pad=0)
 axes[0].legend(loc="upper left", fontsize="x-small", markerscale=2)
 show(
     fig,
@@ -355,7 +377,7 @@ assert rotated > 100 * moved, "a rotation should be seen by an untrained network
 # tell their nearest neighbors scalars, vectors and second-order tensors that turn with the
 # molecule {cite}`tensorfield,e3nn`, and only what does not turn is kept. A mirror image is another
 # molecule, as it is for proteins. The paper's discussion names such encoders; it is an option of
-# the same model, and chapter 08's trainings take it by that one word.
+# the same model, and chapter 08 trains it with `STRUCTURE_ENCODER = "equivariant"`.
 
 # %%
 torch.manual_seed(SEED)
@@ -382,11 +404,24 @@ turns.assign(parameters=turns["parameters"].map("{:,.0f}".format)).round(6)
 assert turns.loc["equivariant", "a turn"] < 1e-3 < turns.loc["PointNet", "a turn"]
 assert turns.loc["equivariant", "a mirror"] > 10 * turns.loc["equivariant", "a turn"]
 
+# %%
+redraw = turns["other points"]
+lost = [name for name, value in redraw.items() if value > 0.5]
+tell(
+    "The table says how far each change moves the vector, over the mean distance between the "
+    "vectors of different proteins (untrained weights). *Other points* are a second draw of the "
+    "same surface, which an encoder should mostly forget. It moves the vector by "
+    + " and ".join(f"{value:.2f} ({name})" for name, value in redraw.items())
+    + " times that distance. "
+    + (
+        f"Where that is more than one half ({' and '.join(lost)}), a draw counts about as much as "
+        "another protein: to forget it has to be learned, or averaged out over several draws."
+        if lost
+        else "Before training, both tell proteins further apart than draws."
+    )
+)  # fmt: skip
+
 # %% [markdown]
-# How far each change moves the vector, over the mean distance between the vectors of different
-# proteins (untrained weights). *Other points* are a second draw of the same surface: what an
-# encoder should mostly forget.
-#
 # ## A stand-in for training
 #
 # Predicted structures have to be fetched. Without them, the next structure chapter needs *some*

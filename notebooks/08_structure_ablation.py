@@ -41,6 +41,7 @@ STRUCTURES = "chain"  # stand-ins, simulated; "alphafold" where fetched
 SPLIT = "grouped"  # no homologs across; the paper's is random
 ENCODER = "embedded"
 N_POINTS = 192  # points a protein; the paper does not say
+STRUCTURE_ENCODER = "pointnet"  # as published; or "equivariant", which ignores orientation
 STRUCTURE_WIDTH = 16  # channels of PointNet's first layer; 64 as published
 WIDTH = 8  # channels at full resolution; 64 as published
 DEPTH = 2  # halvings of the image; 4 as published
@@ -81,6 +82,7 @@ from deepgps_core.preprocessing import prepare
 from deepgps_core.sources.embedded import ensure_dataset
 from deepgps_core.splits import make_split
 from deepgps_core.statistics import (
+    DISCORDANT_SHARE,
     bootstrap_interval,
     delong_test,
     holm,
@@ -125,7 +127,8 @@ tell(
 # %% [markdown]
 # ## Three networks that differ in one setting
 #
-# `sequence` is chapter 06's. `structure` has PointNet in place of the projected sequence vector.
+# `sequence` is chapter 06's. `structure` has PointNet (or another `STRUCTURE_ENCODER`, chapter 05)
+# in place of the projected sequence vector.
 # `both` gives the attention two keys to choose from, so that for once its weights are not 1. What
 # the label head does with two vectors, the paper does not say (its released code stops with an
 # error there); here it answers for each, and the two answers are averaged.
@@ -134,13 +137,14 @@ tell(
 config = DeepGPSConfig(
     sequence_dim=len(next(iter(vectors.values()))), hidden_dim=HIDDEN_DIM, width=WIDTH,
     depth=DEPTH, crop_size_px=CROP_SIZE_PX, structure_width=STRUCTURE_WIDTH,
+    structure_encoder=STRUCTURE_ENCODER,
 )  # fmt: skip
 configs = {inputs: dataclasses.replace(config, inputs=inputs) for inputs in VARIANTS}
 
 
 def n_parameters(config: DeepGPSConfig) -> int:
-    """Count a model's parameters without making room for them."""
-    with torch.device("meta"):
+    """Count a model's parameters, without making room for them where that is possible."""
+    with torch.device("cpu" if config.structure_encoder == "equivariant" else "meta"):
         return sum(p.numel() for p in DeepGPS(config).parameters())
 
 
@@ -216,6 +220,21 @@ pd.DataFrame(
     }
 )  # fmt: skip
 
+# %%
+majority = of_variant["sequence"]["label"].value_counts(normalize=True)
+told = []
+for v in VARIANTS:
+    called = np.where(of_variant[v]["p_Cytoplasm"] > 0.5, *LABELS)
+    right, share = label_scores[v].loc["accuracy", "estimate"], (called == majority.index[0]).mean()
+    told.append(
+        f"`{v}` calls {share:.0%} of the proteins {majority.index[0].lower()} and is right on "
+        f"{right:.0%}" + ("" if right > majority.iloc[0] else ", **no better than that**")
+    )
+tell(
+    f"{majority.iloc[0]:.0%} of these proteins are {majority.index[0].lower()}: so many are right "
+    f"if all are called that. {'; '.join(told)}."
+)
+
 # %% tags=["check"]
 tested = [list(of_variant[v]["protein_id"]) for v in VARIANTS]
 assert tested[0] == tested[1] == tested[2], "the variants were not scored on the same proteins"
@@ -248,8 +267,8 @@ show(
     f"{len(SEEDS)} trainings, 95 % bootstrap intervals over proteins; right, ROC curves of "
     f"cytoplasm. Structures are {kind_of_structures}, images {kind_of_images} (and not used for "
     "labels).",
-    alt="Left, dots with wide overlapping error bars for four metrics and three variants; right, "
-    "three ROC curves with AUROCs in the legend.",
+    alt="Left, dots with wide error bars for four metrics and three variants; right, three ROC "
+    "curves with AUROCs in the legend.",
 )
 
 # %%
@@ -266,15 +285,15 @@ show(
     caption=f"Figure 3d again: images of {n_test} held-out proteins ({kind_of_images}), mean of "
     "per-protein means with 95 % bootstrap intervals. Overlapping intervals do not decide: the same "
     "proteins are drawn by all three.",
-    alt="Two interval plots of PSNR and SSIM for the three variants, with overlapping intervals.",
+    alt="Two interval plots, of PSNR and of SSIM, one dot and interval for each variant.",
 )
 
 # %% [markdown]
 # ## Paired, as it has to be
 #
 # Two variants that are scored on the same proteins are compared protein by protein: an easy protein
-# is easy for both. Accuracy by McNemar's exact test, AUROC by DeLong's, PSNR by the interval of the
-# difference; p-values corrected for the number of comparisons (Holm).
+# is easy for both. Accuracy by McNemar's exact test, AUROC by DeLong's; these p-values are corrected
+# for their number (Holm). PSNR by the interval of the difference, outside of that correction.
 
 # %%
 PAIRS = (("sequence", "structure"), ("both", "sequence"), ("both", "structure"))
@@ -296,20 +315,29 @@ paired[["p accuracy", "p AUROC"]] = corrected
 paired.round(3)
 
 # %%
-discordant = 0.25  # share of proteins on which two classifiers disagree in being right
-needed = proteins_needed(difference=0.04, discordant=discordant)
+needed = proteins_needed(difference=0.04, discordant=DISCORDANT_SHARE)
 between_seeds = {
     v: np.ptp([scored[v, s].labels.set_index("metric").loc["auroc", "estimate"] for s in SEEDS])
     for v in VARIANTS
 }
-seen = paired[["p accuracy", "p AUROC"]].lt(0.05)
+p_values = paired[["p accuracy", "p AUROC"]].rename(columns=lambda name: name[2:]).stack()
+seen = [
+    f"{metric} of {pair.replace(' - ', ' against ')} ({paired.loc[pair, metric]:+.2f}, p = {p:.3f})"
+    for (pair, metric), p in p_values.items() if p < 0.05
+]  # fmt: skip
+drawn_apart = [
+    f"{pair.replace(' - ', ' against ')} {row['PSNR (dB)']:+.2f} dB ({row['low']:+.2f} to {row['high']:+.2f})"
+    for pair, row in paired.iterrows() if row["low"] > 0 or row["high"] < 0
+]  # fmt: skip
 tell(
-    f"With {n_test} test proteins, {int(seen.to_numpy().sum())} of {seen.size} label comparisons "
-    f"are significant. Two trainings of one variant differ in AUROC by up to "
-    f"{max(between_seeds.values()):.2f} by their seed alone. The paper's difference in accuracy, "
-    f".74 for the sequence and about .70 for the others, would take about {needed:,} test proteins "
-    f"to be seen four times in five (if two variants disagree on {discordant:.0%} of the proteins); "
-    "the paper has 63."
+    f"With {n_test} test proteins, {len(seen)} of {p_values.size} label comparisons are significant"
+    f"{': ' + '; '.join(seen) if seen else ''}. Of the {len(PAIRS)} differences in PSNR, not "
+    f"corrected, {len(drawn_apart)} {'has' if len(drawn_apart) == 1 else 'have'} an interval without "
+    f"0{': ' + '; '.join(drawn_apart) if drawn_apart else ''}. The {len(SEEDS)} trainings of a "
+    f"variant differ in AUROC by up to {max(between_seeds.values()):.2f} by their seed alone.\n\n"
+    "The paper's difference in accuracy, .74 for the sequence and, read off the figure, about .70 "
+    f"for the others, would take about {needed:,} test proteins to be seen four times in five, if "
+    f"two variants disagree on {DISCORDANT_SHARE:.0%} of the proteins; the paper has 63."
 )
 
 # %% [markdown]
@@ -370,7 +398,6 @@ for v in VARIANTS:
 
 # %%
 auroc = {v: label_scores[v].loc["auroc"] for v in VARIANTS}
-decided = bool(seen.to_numpy().any())
 biology = (
     "the structures are made from the sequence, so they can hold nothing about a protein that the "
     "sequence does not: the table tests the code, not the biology"
@@ -392,14 +419,15 @@ tell(
         for v in VARIANTS
     )
     + "| intervals, tests, seeds | none | above |\n\n"
-    f"*Verdict:* {'some' if decided else 'no'} label comparisons are significant "
-    f"here, and {biology}. For the paper: a single training each on 63 test proteins cannot show "
-    "that structure adds *nothing*. A later study with 20,181 human proteins reports that "
-    "predicted structures do help (CAPSUL, 2026).\n"
+    f"*Verdict:* {len(seen)} of {p_values.size} label comparisons are significant here"
+    f"{' (' + '; '.join(seen) + ')' if seen else ''}, and {biology}. For the paper: a single training "
+    "each on 63 test proteins cannot show that structure adds *nothing*.\n"
     "```"
 )
 
 # %% [markdown]
+# A later study of 20,181 human proteins reports that predicted structures do help {cite}`capsul`.
+#
 # To run it on predicted structures: `deepgps fetch alphafold`, then this notebook with
 # `STRUCTURES="alphafold"`. A protein whose file is missing or belongs to another sequence is
 # named and refused.
@@ -422,16 +450,22 @@ tell(
 difference = of_variant["sequence"]["p_Cytoplasm"] - of_variant["structure"]["p_Cytoplasm"]
 tell(
     "**1.** Its size is the length of the sequence, and its elements and surface follow the "
-    "composition; both may carry a little of the location. Here that was worth an AUROC of "
-    f"{auroc['structure']['estimate']:.2f}, chance being .50.\n\n"
-    f"**2.** Set it in `TrainingConfig` together with `structures`; compare within proteins, as "
+    "composition; both may carry a little of the location. Here the AUROC is "
+    f"{auroc['structure']['estimate']:.2f} ({auroc['structure']['low']:.2f} to "
+    f"{auroc['structure']['high']:.2f}): "
+    + (
+        "more than chance.\n\n"
+        if auroc["structure"]["low"] > 0.5
+        else "not shown to be more than chance, .50; if they carry something, this network did not find it.\n\n"
+    )
+    + f"**2.** Set it in `TrainingConfig` together with `structures`; compare within proteins, as "
     f"above. The two variants' probabilities already differ by {difference.abs().mean():.2f} on "
     "average.\n\n**3.** Intervals shrink with the square root: by a factor of "
     f"{np.sqrt(n_test / 500):.2f} from those of {n_test} proteins."
 )
 
 # %% [markdown]
-# Next: the four-class model, `single-4`.
+# Next: [09 · deepGPS-single-4](09_single4).
 
 # %%
 execution_record(PROFILE, SEED)

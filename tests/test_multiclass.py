@@ -11,6 +11,7 @@ from sklearn.metrics import roc_curve as reference_curve
 from deepgps_core.forensics import exact_accuracy, one_vs_rest_accuracies
 from deepgps_core.metrics import auroc, multiclass_metrics
 from deepgps_core.multiclass import class_rates, class_table, confusion_counts, roc_curve
+from deepgps_core.statistics import wilson_interval
 
 LABELS = ("Cytoplasm", "Nucleus", "Membrane", "Mitochondrion")
 
@@ -80,6 +81,23 @@ def test_a_class_never_called() -> None:
     recall, precision, f1 = class_rates(np.array([[5, 0], [2, 0]]))
     assert (recall[1], f1[1]) == (0, 0)
     assert np.isnan(precision[1])
+
+
+def test_rates_of_nothing_and_all_have_a_width() -> None:
+    """Wilson: one protein called rightly is not certainty, and never called is no precision."""
+    frame = pd.DataFrame({"label": ["a", "a", "a", "b", "b", "c"],
+                          "p_a": [0.8, 0.8, 0.8, 0.8, 0.1, 0.8], "p_b": [0.1] * 4 + [0.8, 0.1],
+                          "p_c": [0.1] * 6})  # fmt: skip
+    table = class_table(frame, ["a", "b", "c"], n_resamples=20).set_index(["label", "metric"])
+    rates = table[["estimate", "low", "high"]]
+    assert tuple(rates.loc[("b", "precision")]) == pytest.approx(wilson_interval(1, 1))
+    assert tuple(rates.loc[("a", "recall")]) == pytest.approx(wilson_interval(3, 3))
+    assert tuple(rates.loc[("c", "recall")]) == pytest.approx(wilson_interval(0, 1))
+    assert rates.loc[("c", "precision")].isna().all()
+    assert rates.loc[("c", "f1"), "estimate"] == 0 < rates.loc[("c", "f1"), "high"] < 1
+    # of b: one right, one missed, none wrongly called
+    low, high = (2 * j / (1 + j) for j in wilson_interval(1, 2)[1:])
+    assert tuple(rates.loc[("b", "f1")]) == pytest.approx((2 / 3, low, high))
 
 
 def test_curve_is_scikit_learns_and_encloses_the_area() -> None:
