@@ -304,6 +304,70 @@ def variance_shares(
     return dict(zip(("sequence", "nucleus", "both"), intervals, strict=True))
 
 
+def on_label_side(assay: CrossAssay) -> np.ndarray:
+    """
+    Say of each picture whether its ratio lies on the side of its sequence's true label.
+
+    Returns
+    -------
+    right : ndarray, shape (n, n), dtype float
+        1 where the ratio is nearer to the mean of the original images of the sequence's label
+        than to that of any other label, else 0.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two labels.
+    """
+    names, own = np.unique(assay.labels, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"sides need two labels or more, got {names.tolist()}")
+    centers = np.array([np.nanmean(assay.original_log_ratio[own == k]) for k in range(len(names))])
+    nearest = np.abs(assay.log_ratio[:, :, None] - centers).argmin(axis=2)  # (n, n)
+    return (nearest == own[:, None]).astype(float)
+
+
+def assay_summary(
+    assay: CrossAssay, positive: str = "Nucleus", *, n_resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """
+    Ask whether pictures follow the sequence, and whether that is right.
+
+    Parameters
+    ----------
+    positive : str
+        The label whose proteins should have the higher ratio.
+
+    Returns
+    -------
+    summary : dict of str to Interval
+        "variance": share of the ratio's variance that belongs to the sequence; "gap": mean log2
+        ratio painted from `positive` sequences minus that from others; "side": share of pictures
+        on the side of the sequence's label (`on_label_side`); "swap": PSNR lost by a sequence
+        from another class minus that lost by one of the own; "own": PSNR of the own sequence
+        minus that of the mean picture of all others. 95 % intervals over proteins.
+    """
+    right, scores = on_label_side(assay), control_scores(assay)
+    swap = scores["sequence swapped within classes"] - scores["sequence swapped across classes"]
+    own = scores["own sequence, own nucleus"] - scores["nucleus only"]
+    paired = np.stack([swap, own])  # (2, n)
+    is_positive = assay.labels == positive
+
+    def of_draw(draw: np.ndarray) -> np.ndarray:
+        cells = np.ix_(draw, draw)
+        painted, chosen = assay.log_ratio[cells].mean(axis=1), is_positive[draw]
+        both = chosen.any() and not chosen.all()
+        gap = painted[chosen].mean() - painted[~chosen].mean() if both else np.nan
+        lost = np.nanmean(paired[:, draw], axis=1)
+        return np.array(
+            [two_way_shares(assay.log_ratio[cells])[0], gap, right[cells].mean(), *lost]
+        )
+
+    everyone = np.arange(len(assay.labels))
+    intervals = bootstrap_intervals(of_draw, everyone, n_resamples=n_resamples, seed=seed)
+    return dict(zip(("variance", "gap", "side", "swap", "own"), intervals, strict=True))
+
+
 def control_scores(assay: CrossAssay) -> pd.DataFrame:
     """
     Score each protein's image under each control.

@@ -93,6 +93,25 @@ class ResultsTables:
     tests: pd.DataFrame
 
 
+def scaled_down(sizes: Mapping[str, tuple[int, int]]) -> list[str]:
+    """
+    List, for prose, only those sizes that differ from the published ones.
+
+    Parameters
+    ----------
+    sizes : mapping of str to (int, int)
+        What is counted -> how many here, how many as published.
+
+    Examples
+    --------
+    >>> scaled_down({"channels": (64, 64), "epochs": (5, 50)})
+    ['5 epochs for 50']
+    """
+    return [
+        f"{here:,} {what} for {there:,}" for what, (here, there) in sizes.items() if here != there
+    ]
+
+
 def _rates(truth: np.ndarray, called: np.ndarray, score: np.ndarray) -> dict[str, float]:
     """Compute the six metrics of the tables from truth, calls and scores, each (N,)."""
     tp, tn = int((truth & called).sum()), int((~truth & ~called).sum())

@@ -55,6 +55,7 @@ from scipy.stats import spearmanr
 from deepgps_core.baselines import composition_svm, evaluate_baselines, zero_rule
 from deepgps_core.crops import load_crops
 from deepgps_core.cross_assay import (
+    assay_summary,
     control_table,
     crop_masks,
     cross_assay,
@@ -87,10 +88,12 @@ from deepgps_core.preprocessing import prepare
 from deepgps_core.sources.embedded import ensure_dataset, single2_proteins
 from deepgps_core.splits import make_split, repeated_splits
 from deepgps_core.statistics import (
+    Interval,
     bootstrap_interval,
     bootstrap_intervals,
     summarize_splits,
 )
+from deepgps_core.tables import scaled_down
 from deepgps_core.training import TrainingConfig, fit, predict_crops
 from deepgps_core.trivial import TRIVIAL_PREDICTIONS
 
@@ -194,8 +197,19 @@ show(
     caption="Losses by epoch: left of images, right of labels; solid on validation proteins, "
     "dotted on training crops. Dashed: a label head that always says one half. "
     f"{kind_of_images.capitalize()} images.",
-    alt="Two line charts of losses falling over epochs, for a random and a grouped split.",
+    alt="Two line charts of losses over epochs, images left and labels right, on training and "
+    "validation proteins of a random and a grouped split.",
 )
+for kind in kinds:
+    history = runs[kind].history
+    losses, kept = history["validation_label_loss"], history["validation_image_loss"].idxmin()
+    tell(
+        f"- **{kind}**: the epoch kept for its images is {kept + 1} of {len(losses)}; its label "
+        f"loss on validation proteins is {losses[kept]:.2f}, the lowest {losses.min():.2f} (epoch "
+        f"{losses.idxmin() + 1}); one half for all gives ln 2 = {np.log(2):.2f}."
+        + (" The label head kept is worse than that: it is too sure of itself."
+           if losses[kept] > np.log(2) else "")
+    )  # fmt: skip
 
 # %% [markdown]
 # ## Is the label right?
@@ -329,9 +343,11 @@ for kind in kinds if KNOWN else ():
     assert label_table.loc[(kind, "composition + SVM"), "gain"] > 0, f"composition wins: {kind}"
 
 # %%
+better = [kind for kind in kinds if label_table.loc[(kind, "label head"), "low"] > 0.5]
 ahead = [kind for kind in kinds if label_table.loc[(kind, "composition + SVM"), "gain"] > 0]
 tell(
-    f"The mean gain over composition is positive on {' and on '.join(ahead) or 'neither kind of'} "
+    "The label head is better than chance, whole interval, on "
+    f"{' and on '.join(better) or 'neither kind of'} splits. The mean gain over composition is positive on {' and on '.join(ahead) or 'neither kind of'} "
     "splits. Whether its interval excludes zero is to be read off above: with "
     f"{len(proteins)} proteins, a few hundredths are near the limit of what can be seen. "
     f"Chapter 03 trains on {len(single2_proteins()):,}."
@@ -368,7 +384,8 @@ show(
     f"grouped; {kind_of_images} images), mean of per-protein means with 95 % bootstrap intervals "
     "over proteins. Gray: predictions that draw nothing. The paper's values are of measured images "
     "and of crops.",
-    alt="Four interval plots; deepGPS is to the right of all trivial predictions in each.",
+    alt="Four interval plots of deepGPS, at the top, and six trivial predictions: PSNR above, SSIM "
+    "below, random split left, grouped right.",
 )
 
 # %%
@@ -388,11 +405,16 @@ for name in ("training mean", "nucleus copied", "class mean, shuffled"):
     low = gains.loc[gains["prediction"] == name, "gain_low"]
     assert not KNOWN or (low > 0).all(), f"images do not beat {name!r}: {low.tolist()}"
 
+# %%
+beaten = {kind: int((gains[gains["split"] == kind]["gain_low"] > 0).sum()) for kind in kinds}
+tell(
+    "With an interval clear of zero, it beats "
+    + " and ".join(f"{beaten[k]} of {len(TRIVIAL_PREDICTIONS)} ({k} split)" for k in kinds)
+    + ". A gain over all of them would say that the network uses its inputs, not which: a picture "
+    "can gain several decibels by putting dark where no cell is, which the nucleus alone tells."
+)
+
 # %% [markdown]
-# A gain over all of these says that the network uses its inputs. It does not say which of them: a
-# picture can gain several decibels by putting dark where no cell is, which the nucleus image
-# alone tells.
-#
 # ## What does it draw?
 #
 # Chosen by rule: of the held-out proteins of the grouped split, those with the best, the median
@@ -432,7 +454,8 @@ show(
     caption=f"Held-out proteins of the grouped split, chosen by rank of PSNR. Rows: nucleus and "
     f"protein ({kind_of_images}), the generated protein image, and nucleus (blue) with the "
     "generated protein (orange). All gray values from 0 to 1. Generated images are smooth: L1 is "
-    "least for the median of all pictures that would fit.",
+    "least for the median of all pictures that would fit. Checkered or blank patches, where there are "
+    "any, are artefacts of the network.",
     alt="Grid of cell images in six columns from best to worst, with smooth generated images "
     "below grainy originals.",
 )
@@ -442,7 +465,7 @@ show(
 #
 # The paper paints four sequences into four nuclei, both chosen by hand, and finds that the
 # picture follows the sequence (its Figure 2e). Here the four are chosen by rule, two of each
-# class with the median PSNR, and then everybody is painted into everybody.
+# class with the median PSNR; then many more are painted, each into all the others' nuclei.
 
 # %%
 four = []
@@ -466,10 +489,10 @@ show(
     fig,
     caption="Four held-out sequences (rows) painted into four held-out nuclei (columns); on the "
     f"diagonal, each into its own. First column: the {kind_of_images} protein image; top row: the "
-    "nucleus given. Same gray values everywhere. Checkered patches, where there are any, lie in "
-    "nuclei brighter than most of those trained on.",
+    "nucleus given. Same gray values everywhere. Checkered or blank patches, where there are "
+    "any, are artefacts of the network.",
     alt="Five by five grid of images: nuclei on top, proteins at the left, and sixteen generated "
-    "images whose rows look alike in distribution and whose columns share shapes.",
+    "images, one for each pair; those of a column share the shape of the nucleus.",
 )
 
 # %% [markdown]
@@ -478,16 +501,24 @@ show(
 # belongs to the sequence, and which to the nucleus?*
 
 # %%
-imaged = set(evaluation.crops["protein_id"])
-names = list(evaluation.proteins.sort_values(["label", "protein_id"])["protein_id"])
-names = [name for name in names if name in imaged]
-names = names[:: -(-len(names) // N_CROSS)]
-of_each = first_crops(crops, names)
-masks = crop_masks(dataset, of_each.crop_ids, CROP_SIZE_PX)  # (N, H, W)
-labels = evaluation.proteins.set_index("protein_id")["label"][names].to_numpy(str)
-assay = cross_assay(run.model, of_each, masks, labels, ring_px=ring_width_px(dataset, CROP_SIZE_PX))
-log_ratio = assay.log_ratio
-print(f"{len(names)} sequences x {len(names)} nuclei: {log_ratio.size:,} pictures")
+ring_px = ring_width_px(dataset, CROP_SIZE_PX)
+assays = {}
+for kind in kinds:
+    table = evaluations[kind].proteins.sort_values(["label", "protein_id"])
+    table = table[table["protein_id"].isin(evaluations[kind].crops["protein_id"])]
+    table = table[:: -(-len(table) // N_CROSS)]
+    of_kind = load_crops(
+        dataset, list(table["protein_id"]), encoder=ENCODER, labels=LABELS,
+        crop_size_px=CROP_SIZE_PX,
+    )  # fmt: skip
+    of_each = first_crops(of_kind, list(table["protein_id"]))
+    masks = crop_masks(dataset, of_each.crop_ids, CROP_SIZE_PX)  # (N, H, W)
+    assays[kind] = cross_assay(
+        runs[kind].model, of_each, masks, table["label"].to_numpy(str), ring_px=ring_px
+    )
+    print(f"{kind}: {len(table)} of {n_test[kind]} held-out proteins, {len(table) ** 2:,} pictures")
+assay = assays["grouped"]
+names, labels, log_ratio = list(assay.protein_ids), assay.labels, assay.log_ratio
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), width_ratios=[1.25, 1])
@@ -514,8 +545,8 @@ show(
     caption=f"Nuclear ratio, log2. Left: each of {len(names)} held-out sequences (rows) painted "
     f"into each of their nuclei (columns). Right: each protein in its own nucleus, against the "
     f"{kind_of_images} image; dashed: equal. Grouped split.",
-    alt="Left, a square heat map striped along rows; right, a scatter plot of generated against "
-    "original ratios with much spread around the diagonal.",
+    alt="Left, a square heat map of ratios, sequences by nuclei, in blocks of the two classes; "
+    "right, a scatter plot of generated against original ratios with the diagonal dashed.",
 )
 
 # %% [markdown]
@@ -554,20 +585,67 @@ assert not KNOWN or mean_of["Nucleus"].estimate > mean_of["Cytoplasm"].estimate
 assert not KNOWN or shares["both"].estimate < 0.25
 
 # %% [markdown]
-# The stripes run along rows: where the protein goes is decided by the sequence, and the nucleus
-# image says where its places are. That is what the paper's sixteen pictures claim, and here it
-# holds for all pairs. Two cautions. The picture follows what the network *thinks* of the sequence,
-# right or wrong: several stripes have the color of the other class, so the assay succeeds where
-# the prediction fails. And a nucleus that carries no hint of the class, as here by construction,
-# leaves nothing else to follow; in measured images that is not given.
-#
+# Following the sequence is not being right: the picture follows what the network *thinks* of it.
+# So three more numbers, on the paper's kind of split, too. *Gap*: the painted ratio of nuclear
+# sequences minus that of cytoplasmic ones. *Side*: the share of pictures whose ratio is nearer to
+# the original images' mean of the sequence's true label than to that of the other label. *Swap*:
+# how much more a sequence of the other class costs than one of the same class.
+
+# %%
+summary = {kind: assay_summary(assays[kind], seed=SEED) for kind in kinds}
+most = {kind: max(np.mean(assays[kind].labels == label) for label in LABELS) for kind in kinds}
+meaning = {
+    "variance": "share of the variance that is the sequence's",
+    "gap": "gap (log2 ratio), nothing: 0",
+    "side": "side, chance: 0.50, majority: "
+    + " and ".join(f"{most[kind]:.2f} ({kind})" for kind in kinds),
+    "swap": "swap across minus within classes (dB), nothing: 0",
+}
+tell(
+    f"| | {' | '.join(f'{kind} split' for kind in kinds)} |\n|---|---|---|\n"
+    + "\n".join(
+        f"| {text} | {' | '.join(f'{summary[kind][name]:.2f}' for kind in kinds)} |"
+        for name, text in meaning.items()
+    )
+)
+
+
+def verdict(interval: Interval, yes: str, no: str, neither: str) -> str:
+    """Choose the words for an interval above zero, below it, or around it."""
+    return yes if interval.low > 0 else no if interval.high < 0 else neither
+
+
+# %%
+sequence_decides = {k: shares_of["variance"].low > 0.5 for k, shares_of in summary.items()}
+tell(
+    "\n".join(
+        f"- **{kind}** split: the sequence decides "
+        + ("most" if sequence_decides[kind] else "not clearly most")
+        + " of what varies; "
+        + verdict(found["gap"], "nuclear sequences are painted more nuclear, as they should be",
+                  "the classes are painted **reversed**, nuclear sequences less nuclear",
+                  "nuclear sequences are **not** measurably painted more nuclear than others")
+        + f"; {found['side'].estimate:.0%} of the pictures are on the right side, "
+        + verdict(Interval(*np.subtract(found["side"], 0.5)),
+                  "more than", "fewer than", "not clearly other than")
+        + " chance; a swap across classes costs "
+        + verdict(found["swap"], "more than", "less than", "not measurably other than")
+        + " one within."
+        for kind, found in summary.items()
+    )
+    + "\n\nThe paper's sixteen pictures can show the first of these only; the other three say "
+    "whether it is of use. A nucleus that carries no hint of the class, as in simulated images by construction, "
+    "leaves nothing but the sequence to follow; in measured images that is not given."
+)  # fmt: skip
+
+# %% [markdown]
 # ### What is each input worth?
 #
 # A ratio that follows the sequence need not be the right one. So the same pictures are compared
 # with the {term}`held-out protein`'s own image, once with both inputs and then with one taken away.
-# A swap can be unlucky; the two *only* rows cannot: they average over all strangers, which is the
-# best the network can draw without the missing input. *Guess: how many decibels does a protein's
-# own sequence buy?*
+# A swap can be unlucky; the two *only* rows are less so: each is the mean of this model's pictures
+# over all strangers. That is not the best that can be drawn without the missing input; a network
+# trained without it might do better. *Guess: how many decibels does a protein's own sequence buy?*
 
 # %%
 controls = control_table(assay, seed=SEED)
@@ -586,8 +664,8 @@ show(
     f"proteins with 95 % intervals ({kind_of_images} images, grouped split, one crop each). Swaps "
     "are means over all partners; only: the mean picture over all strangers. Nucleus swapped and "
     "sequence only also lose the cell's outline, which no protein model could guess.",
-    alt="Interval plot of PSNR for seven controls; own inputs, sequence swapped and nucleus only "
-    "lie close together, nucleus swapped and sequence only far lower.",
+    alt="Interval plot of PSNR for seven controls: own inputs at the top, then swapped sequences "
+    "and nuclei, then one input only; a dashed line marks own inputs.",
 )
 
 # %%
@@ -620,9 +698,12 @@ own_sequence_pays = controls.loc["nucleus only", "cost_low"] > 0
 assert not (KNOWN and PROFILE == "demo") or not own_sequence_pays
 
 # %%
+nucleus_pays = Interval(*controls.loc["nucleus swapped", ["cost_db", "cost_low", "cost_high"]])
 tell(
-    "The nucleus image is worth decibels, because a cell elsewhere is wrong everywhere. The "
-    "sequence decides *what* is drawn, yet "
+    verdict(nucleus_pays, "The nucleus image is worth decibels: a cell elsewhere is wrong "
+              "everywhere. ", "Another nucleus even scores higher. ",
+              "The nucleus image is not measurably worth anything. ")
+    + "Of the protein's own sequence: "
     + (
         "its own drawing is measurably better than the mean of all other sequences' drawings: "
         if own_sequence_pays
@@ -630,9 +711,9 @@ tell(
         "drawings: "
     )
     + f"{cost('nucleus only')}. Averaging is what PSNR rewards, and a confident picture of the "
-    "wrong class is punished. So the sixteen pictures of the paper's Figure 2e show that the "
-    "sequence is *used*; that it is used *well* takes the controls, and more proteins."
-)
+    "wrong class is punished. The sixteen pictures of the paper's Figure 2e can show that the "
+    "sequence is *used*; whether it is used *well* takes the controls, and more proteins."
+)  # fmt: skip
 
 # %% [markdown]
 # ## What the paper says, what we see
@@ -647,6 +728,12 @@ best_trivial = (
     .sort_values("estimate").iloc[-1]
 )  # fmt: skip
 scores = label_scores["random"]
+held = [
+    m for m in ("accuracy", "auroc") if scores.loc[m, "low"] <= PAPER[m] <= scores.loc[m, "high"]
+]
+scaled = scaled_down(
+    {"channels": (WIDTH, 64), "pixels": (CROP_SIZE_PX, 208), "epochs": (EPOCHS, 50)}
+)
 tell(
     "```{admonition} What the paper says / What we see\n"
     f"| random split | paper (OpenCell, measured) | here ({kind_of_images} images), per protein "
@@ -666,10 +753,10 @@ tell(
     f"({best_trivial['prediction']}) | {best_trivial['per_crop']:.1f} |\n\n"
     "*Different on purpose:* other proteins (SCL2205), labels (UniProt's, not grades of images), a "
     f"smaller language model ({config.sequence_dim} numbers a protein for 1,280), a network of "
-    f"{parts.loc['all', 'here']:,} parameters, {EPOCHS} epochs for 50, and {kind_of_images} images, "
-    "whose noise decides how many decibels can be had. **Labels**: the intervals hold the paper's "
-    "values, and a great many others. **Images**: levels cannot be compared across image sources; "
-    "gains over trivial predictions can.\n"
+    f"{parts.loc['all', 'here']:,} parameters, {', '.join(scaled)}, and {kind_of_images} images, "
+    f"whose noise decides how many decibels can be had. **Labels**: {len(held)} of the 2 intervals "
+    f"hold the paper's value ({', '.join(held) or 'none'}), and many others. **Images**: "
+    "levels cannot be compared across image sources; gains over trivial predictions can.\n"
     "```"
 )
 
@@ -678,9 +765,9 @@ tell(
 #
 # - The label comes from the sequence alone and is worth what the language model is worth; counted
 #   per protein, one split decides little.
-# - Images beat predictions that draw nothing, and are as smooth as the L1 loss makes them.
-# - What is drawn where follows the sequence; the nucleus gives the geometry. Whether following
-#   the sequence makes the picture better is another question, and has another answer.
+# - Images are compared with predictions that draw nothing; they are as smooth as L1 makes them.
+# - Whether a picture follows the sequence, whether it then says what the true label says, and
+#   whether that makes it better are three questions; the tables above answer each by itself.
 #
 # ### Exercises
 #
@@ -702,7 +789,7 @@ last = crops.take(torch.tensor([np.flatnonzero(owner == name)[-1] for name in na
 again = follow_table(
     cross_assay(
         run.model, last, crop_masks(dataset, last.crop_ids, CROP_SIZE_PX), labels,
-        ring_px=ring_width_px(dataset, CROP_SIZE_PX),
+        ring_px=ring_px,
     ),
     seed=SEED,
 ).set_index("pairs")  # fmt: skip

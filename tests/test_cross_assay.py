@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from deepgps_core.crops import CropDataset, load_crops
 from deepgps_core.cross_assay import (
     CONTROLS,
     CrossAssay,
+    assay_summary,
     control_scores,
     control_table,
     crop_masks,
@@ -19,6 +22,7 @@ from deepgps_core.cross_assay import (
     first_crops,
     follow_table,
     follows_sequence,
+    on_label_side,
     paint,
     ring_width_px,
     variance_shares,
@@ -181,6 +185,27 @@ def test_costs_are_own_minus_control() -> None:
         assert table.loc[name, ["cost_db", "cost_low", "cost_high"]].tolist() == [cost] * 3
     # protein i's image lies 15 - i dB away from its pictures in other nuclei
     assert table.loc["nucleus swapped", "psnr_db"] == pytest.approx(15 - 1.5)
+
+
+@pytest.mark.parametrize(("sign", "right"), [(1.0, 1.0), (-1.0, 0.0)])
+def test_following_the_sequence_is_not_being_right(sign: float, right: float) -> None:
+    """Pictures that say the opposite of the label follow the sequence as well, on no right side."""
+    labels = [LABELS[i % 2] for i in range(8)]
+    level = np.array([1.0 if label == "Nucleus" else -1.0 for label in labels])
+    assay = dataclasses.replace(
+        assay_of(sign * level[:, None] + np.zeros((8, 8)), labels), original_log_ratio=level
+    )
+    assert (on_label_side(assay) == right).all()
+    summary = assay_summary(assay, n_resamples=50)
+    found = {name: interval.estimate for name, interval in summary.items()}
+    expected = {"variance": 1.0, "gap": 2 * sign, "side": right, "swap": 0.0, "own": 4.0}
+    assert found == pytest.approx(expected)
+
+
+def test_one_label_has_no_sides() -> None:
+    """With a single label there is no other side, and it says so."""
+    with pytest.raises(ValueError, match="two labels"):
+        on_label_side(assay_of(np.zeros((3, 3)), ["Nucleus"] * 3))
 
 
 def test_ring_width_is_in_micrometers(dataset: Dataset) -> None:
