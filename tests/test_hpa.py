@@ -18,7 +18,7 @@ from deepgps_core.cli import app
 from deepgps_core.cropping import PreprocessingConfig, normalize_field
 from deepgps_core.dataset import Dataset, InputError
 from deepgps_core.sources import hpa
-from deepgps_core.sources._hpa_xml import read_gene_xml
+from deepgps_core.sources._hpa_xml import antibody_of, field_id_of, read_gene_xml
 from deepgps_core.sources._images import color_plane, read_image, rescale_field, to_uint16
 from deepgps_core.sources.hpa_images import HPAConfig, fetch_hpa, read_jpeg_field
 
@@ -184,6 +184,15 @@ def test_xml_gives_fields_by_cell_line(tmp_path: Path) -> None:
     field = entry.fields[1]
     assert field.url("green").endswith("/0/57_F11_17_cr5af971a263864_green.jpg")
     assert field.locations == ("cytosol",) and field.antibody == "HPA000000"
+    fields_of = [antibody_of(field_id_of(field)) for field in entry.fields]
+    assert fields_of == ["HPA000000"] * 3, "fields of one antibody are told apart"
+
+
+def test_a_field_without_an_antibody_is_refused() -> None:
+    """Fields of other sources have no antibody in their name."""
+    for name in ("HPA012345", "", "_57_F11_1", "a.b_57"):
+        with pytest.raises(ValueError, match="names no antibody"):
+            antibody_of(name)
 
 
 BOMB = b"""<?xml version="1.0"?><!DOCTYPE z [<!ENTITY a "aaaaaaaaaa">

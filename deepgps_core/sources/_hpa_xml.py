@@ -80,6 +80,26 @@ def field_id_of(source: FieldSource) -> str:
     return f"{source.antibody}_{source.name}"
 
 
+def antibody_of(field_id: str) -> str:
+    """
+    Return the antibody that a field's name in a dataset begins with (see `field_id_of`).
+
+    Raises
+    ------
+    ValueError
+        If the name is of no field of the atlas.
+
+    Examples
+    --------
+    >>> antibody_of("HPA012345_1060_C8_6"), antibody_of("CAB002973_57_F11_17_cr5af971a263864")
+    ('HPA012345', 'CAB002973')
+    """
+    antibody, _, name = field_id.partition("_")
+    if not _ANTIBODY.fullmatch(antibody) or not name:
+        raise ValueError(f"{field_id!r} names no antibody and field of the atlas")
+    return antibody
+
+
 class _Reader:
     """Walks through the stream of elements and keeps what `GeneEntry` holds."""
 
