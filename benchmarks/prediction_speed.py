@@ -3,7 +3,8 @@ Prediction latency: how soon one protein's label and image are there, and how ma
 
 Run as ``python -m benchmarks.prediction_speed``. The model is the shipped single-2 beside the
 nucleus that ships. Beside each other: all proteins in one call, and one call a protein; and
-labels alone, which need no image, as for a whole proteome.
+labels alone, which need no image. Labels of ever more proteins, read from a file and written to one
+in blocks as for a whole proteome, show how time and peak memory grow.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common import growth, machine, timed, write_results
+from deepgps_core.outputs import label_files
 from deepgps_core.predictor import load_predictor
 from deepgps_core.sources.embedded import embedded_proteins
 
 COUNTS = (1, 10, 30, 100)
+#: Proteins of a file, and residues of each: short, so that their number is what counts.
+FILE_COUNTS, FILE_RESIDUES = (250, 1000, 4000), 10
 #: Of the calls with a protein each: as many as show the rate.
 SINGLES = 20
 #: A prediction of one protein after start, and of a hundred: what is aimed at, on two cores.
@@ -31,6 +39,17 @@ def proteins(count: int, seed: int = 0) -> dict[str, str]:
     table = embedded_proteins()
     table = table[table["sequence"].str.len() <= 1000].sample(count, random_state=seed)
     return dict(zip(table["protein_id"], table["sequence"], strict=True))
+
+
+def label_file(count: int) -> dict[str, Any]:
+    """Label a file of so many random proteins; return proteins a second and peak memory."""
+    letters = np.random.default_rng(0).choice(list("ACDEFGHIKLMNPQRSTVWY"), (count, FILE_RESIDUES))
+    with tempfile.TemporaryDirectory() as folder:
+        fasta = Path(folder) / "a.fasta"
+        fasta.write_text("".join(f">p{i}\n{''.join(text)}\n" for i, text in enumerate(letters)))
+        _, seconds, peak = timed(lambda: label_files("single-2", fasta, Path(folder) / "out"))
+    return {"proteins": count, "per_s": count / seconds, "seconds": seconds,
+            "peak_memory_mib": peak}  # fmt: skip
 
 
 def first_answer_s() -> float:
@@ -49,7 +68,17 @@ def table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     whole, single, label = (result[name] for name in ("one_call", "calls", "labels"))
     shared = {"unit": "proteins/s", "grows_with": "proteins"}
     exponent = growth(result["counts"], result["seconds"])
-    return [
+    files = result.get("files") or []  # results kept earlier have none
+    sizes = [row["proteins"] for row in files]
+    rows = [
+        {"what": "prediction, labels of a file", "ours": f"{row['proteins']:,} short proteins",
+         "beside": f"{sizes[0]:,}", "value": row["per_s"], "peer": files[0]["per_s"],
+         "ratio": row["per_s"] / files[0]["per_s"], "memory_mib": row["peak_memory_mib"],
+         "peer_memory_mib": files[0]["peak_memory_mib"],
+         "growth": growth(sizes, [row["seconds"] for row in files]), **shared}
+        for row in files[1:]
+    ]  # fmt: skip
+    return rows + [
         {"what": "prediction, labels and images", "ours": f"{result['counts'][-1]} in one call",
          "beside": "one call each", "value": whole["per_s"], "peer": single["per_s"],
          "ratio": whole["per_s"] / single["per_s"], "memory_mib": whole["peak_memory_mib"],
@@ -80,6 +109,8 @@ def main() -> None:
     }  # fmt: skip
     _, seconds, peak = timed(lambda: model.label(asked[-1]))
     result["labels"] = {"per_s": COUNTS[-1] / seconds, "peak_memory_mib": peak}
+    label_file(FILE_COUNTS[0])  # what is loaded once is not counted
+    result["files"] = [label_file(count) for count in FILE_COUNTS]
     for name, value in result.items():
         print(f"{name}: {value}")
     aims = dict(zip(AIMS_S, (result["one_protein_s"], result["seconds"][-1]), strict=True))

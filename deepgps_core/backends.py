@@ -91,6 +91,8 @@ class ShippedBackend:
 
     def __init__(self, model: ShippedModel, painter: Painter) -> None:
         self.model, self.painter = model, painter
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        painter.network.to(self.device)
 
     def describe(self, sequences: Mapping[str, str]) -> Described:
         """Say what the label heads think."""
@@ -105,13 +107,13 @@ class ShippedBackend:
         """Draw what the label heads think."""
         painter = self.painter.network
         padded = reflect_to_multiple(nucleus, 2**painter.config.depth)
-        image = torch.from_numpy(padded)[None, None]
+        image = torch.from_numpy(padded)[None, None].to(self.device)
         height, width = nucleus.shape
         for start in range(0, len(described.condition), BATCH):
             rows = slice(start, start + BATCH)
-            condition = torch.from_numpy(described.condition[rows])
+            condition = torch.from_numpy(described.condition[rows]).to(self.device)
             drawn = painter(image.expand(len(condition), -1, -1, -1), condition).image
-            yield rows, drawn[:, 0, :height, :width].numpy()
+            yield rows, drawn[:, 0, :height, :width].cpu().numpy()
 
     def check_samples(self, name: str) -> None:
         """Refuse: the same input always gives the same image."""

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from deepgps_core import __version__, cli_fetch_more
 from deepgps_core.cli_import import import_images
+from deepgps_core.cli_predict import predict
 from deepgps_core.cli_serve import export_submissions, serve
 from deepgps_core.dataset import Dataset, InputError, data_root
 from deepgps_core.new_analysis import new_analysis_command
@@ -165,6 +166,9 @@ def embed(
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens in a batch; bounds the memory it takes.")
     ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Fuse small steps: pays off for many, on a GPU.")
+    ] = False,
 ) -> None:
     """
     Turn each protein's sequence into a vector with a protein language model.
@@ -172,19 +176,29 @@ def embed(
     Encoders: embedded (the small ESM-2 that comes with the package), composition (counts of
     amino acids), or the path of ESM-2 weights. What is there already is not computed again;
     killed in the middle, the same command goes on.
+
+    \b
+    Several GPUs split the proteins (several machines, Slurm: as for training):
+    torchrun --standalone --nproc-per-node 4 --no-python -- deepgps embed DATASET
     """
     from deepgps_core.encoders import embed_dataset, load_encoder
+    from deepgps_core.shares import Share
 
-    asked = {"half_precision": half or None, "batch_tokens": batch_tokens}
+    asked = {
+        "half_precision": half or None, "batch_tokens": batch_tokens, "compile": compile or None
+    }  # fmt: skip
     options = {name: value for name, value in asked.items() if value is not None}
     opened, named = _open(dataset), load_encoder(encoder, **options)
     vectors = embed_dataset(opened, named)
-    typer.echo(f"{opened.path}: {len(vectors)} vectors of {named.dim} numbers ({named.name})")
+    first = Share.here().rank == 0  # the others have nothing to add
+    if first:
+        typer.echo(f"{opened.path}: {len(vectors)} vectors of {named.dim} numbers ({named.name})")
     if residues:
         from deepgps_core.residues import embed_residues
 
         path = embed_residues(opened, named, max_residues=limit)
-        typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        if first:
+            typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -326,56 +340,7 @@ def evaluate(
     typer.echo(f"{folder}: proteins.csv, crops.csv, labels.csv, images.csv")
 
 
-@app.command()
-def predict(
-    fasta: Annotated[Path, typer.Option(help="Protein sequences, one or many.")],
-    out: Annotated[Path, typer.Option(help="A new folder for labels, images and report.html.")],
-    nucleus: Annotated[
-        Path | None,
-        typer.Option(
-            help="Nucleus channel: TIFF, PNG or JPEG, one cell or a field, whose nuclei are found. "
-            "By default a simulated nucleus that ships."
-        ),
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="single-2, single-4, all, or a run folder (of several: ensemble).")
-    ] = "single-2",
-    mutate: Annotated[
-        str, typer.Option(help="Mutants to predict beside the wild type, as in the second example.")
-    ] = "",
-    samples: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Draw so many images a nucleus, with a run that generates as --model."
-        ),
-    ] = 0,
-    pixel_size_um: Annotated[
-        float | None, typer.Option(help="Of the image; by default that of the training fields.")
-    ] = None,
-    max_nuclei: Annotated[int, typer.Option(min=1, help="Of a field, the surest first.")] = 8,
-) -> None:
-    """
-    Predict labels and images of proteins from their sequences, with how sure the model is.
-
-    \b
-    deepgps predict --fasta my.fasta --out predicted
-    deepgps predict --fasta p53.fasta --mutate "R306A,del305-322,ins0:PKKKRKV" --out mutants
-    deepgps predict --fasta my.fasta --nucleus dapi.tif --pixel-size-um 0.1 --model all --out x
-    deepgps predict --fasta my.fasta --model data/runs/.../0 --samples 16 --out sampled
-
-    A mutation is R12A, del5-20, ins0:PKKKRKV (after residue 0) or graft:PKKKRKV (at the end);
-    + joins several in one mutant, ID=R12A names the protein. Open report.html in the folder.
-    """
-    from deepgps_core.mutations import split_mutations
-    from deepgps_core.outputs import predict_files
-
-    predicted = predict_files(
-        model, fasta, nucleus, out, mutations=split_mutations(mutate) if mutate else (),
-        pixel_size_um=pixel_size_um, samples=samples, max_nuclei=max_nuclei,
-    )  # fmt: skip
-    shown = predicted.table.drop(columns=["n_residues", "entropy", "spread"])
-    typer.echo(shown.to_string(index=False, float_format="%.2f"))
-    typer.echo(f"{out}: report.html, predictions.csv, images/, nuclei.tif")
+app.command()(predict)
 
 
 def main() -> None:

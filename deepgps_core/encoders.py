@@ -10,6 +10,7 @@ named here. Left out: contact prediction, and fine-tuning.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,13 +23,17 @@ from tqdm import tqdm
 
 from deepgps_core.dataset import AMINO_ACIDS, Dataset, InputError, check_sequence, data_root
 from deepgps_core.esm2 import PAD, load_network, tokenize
-from deepgps_core.packed_attention import HAS_VARLEN, Packed
+from deepgps_core.packed_attention import (
+    HAS_VARLEN,
+    WINDOW_RESIDUES,
+    Packed,
+    Stitcher,
+    batches,
+    window_starts,
+)
+from deepgps_core.shares import Share, own_device
 
 EMBEDDED_WEIGHTS = Path(__file__).parent / "data" / "esm2_small.safetensors"
-#: Longest stretch ESM-2 was trained on, in residues.
-WINDOW_RESIDUES = 1022
-#: Residues two neighboring windows share at least; each sees this much context beside it.
-OVERLAP_RESIDUES = 256
 #: No protein is longer (titin, 34,350); a longer text is a mistake.
 LONGEST_PROTEIN = 50_000
 Pooling = Literal["mean", "mean-std", "mean-layers"]
@@ -55,25 +60,6 @@ def _checked(sequences: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def window_starts(
-    n_residues: int, window: int = WINDOW_RESIDUES, overlap: int = OVERLAP_RESIDUES
-) -> list[int]:
-    """
-    Return where the windows of a long protein begin, as evenly spread as whole numbers allow.
-
-    All windows but those of a protein that fits are full; neighbors share at least `overlap`.
-
-    Examples
-    --------
-    >>> window_starts(900), window_starts(2700)
-    ([0], [0, 559, 1119, 1678])
-    """
-    if n_residues <= window:
-        return [0]
-    n_windows = 1 + -(-(n_residues - window) // (window - overlap))
-    return np.linspace(0, n_residues - window, n_windows).round().astype(int).tolist()
-
-
 class ESM2Encoder:
     """
     Residue embeddings of an ESM-2, pooled to one vector a protein.
@@ -91,16 +77,20 @@ class ESM2Encoder:
         Whether the begin and end tokens count as residues in the pooled vector. The paper does
         not say; here they do not.
     device : str, optional
-        ``"cpu"`` or ``"cuda"``; by default CUDA where there is one.
+        ``"cpu"`` or ``"cuda"``; by default CUDA where there is one, under ``torchrun`` the one
+        of the process.
     half_precision : bool
         Compute in bfloat16. Faster on a GPU, and on a CPU that knows it; equal to 1e-2, and under
-        a name of its own (``+bf16``), so that vectors of both are not mixed.
+        a name of its own (``+bf16``), so that vectors of both are not mixed. The embedded
+        network's differ by 2.9e-3 of their size (root mean square; fair-esm's own under autocast
+        3.1e-3). A residual stream in single precision would make it 2.6e-3, and weights rounded to
+        16 bits alone make 2.0e-3: 1e-3 is out of reach.
     batch_tokens : int, optional
         Tokens in a batch, padding included: bounds memory. By default 1,024 on a CPU, whose caches
         hold no more, and 16,384 on a GPU.
     packed : bool, optional
         Lay proteins side by side instead of filling them up to the longest of the batch; the
-        result is the same. By default on a CPU, and in half precision on a GPU.
+        result is the same. By default on a CPU, and in half precision on a GPU, but not compiled.
     compile : bool
         Fuse the layers' small steps with ``torch.compile``: takes half a minute once, for many
         proteins on a GPU.
@@ -129,17 +119,18 @@ class ESM2Encoder:
         if pooling not in POOLINGS:
             raise InputError(f"pooling {pooling!r} is unknown; choose of {', '.join(POOLINGS)}.")
         path = EMBEDDED_WEIGHTS if str(weights) == "embedded" else Path(weights)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or own_device())
         self.network = load_network(path).to(self.device).eval()
         self.pooling, self.include_ends = pooling, include_ends
         self.half_precision = half_precision
         self.batch_tokens = batch_tokens or (1024 if self.device.type == "cpu" else 16_384)
         fast = self.device.type == "cpu" or (half_precision and HAS_VARLEN)
-        self.packed = fast if packed is None else packed
+        # lengths differ from batch to batch, and each row of others would be compiled anew
+        self.packed = fast and not compile if packed is None else packed
         if compile:  # layer by layer: one short program serves all
             for layer in self.network.layers:
                 layer.compile(dynamic=True)
-        self.progress = progress
+        self.progress = False if progress is None and Share.here().rank else progress
         stem = "embedded" if path == EMBEDDED_WEIGHTS else path.stem
         self.name = stem + (f"+{pooling}" if pooling != "mean" else "") + "+ends" * include_ends
         self.name += "+bf16" * half_precision
@@ -183,25 +174,31 @@ class ESM2Encoder:
         ]
         # a stable sort keeps the windows of one protein together
         windows.sort(key=lambda window: len(window[2]))
-        unfinished: dict[str, _Stitcher] = {}
+        unfinished: dict[str, Stitcher] = {}
         total = sum(len(sequence) for sequence in sequences.values())
+        # small vectors, allocated one by one amid large buffers, would keep these from being freed
+        rows = iter(np.empty((0 if per_residue else len(sequences), self.dim), np.float32))
         disable = None if self.progress is None else not self.progress
         with tqdm(total=total, unit="residue", unit_scale=True, disable=disable, delay=2) as bar:
-            for batch in _batches(windows, self.batch_tokens):
+            for batch in batches(windows, self.batch_tokens):
                 layers = self._layers([tokens for _, _, tokens in batch], per_residue)
                 for (name, start, tokens), embedding in zip(batch, layers, strict=True):
                     n_residues = len(sequences[name])
-                    stitcher = unfinished.setdefault(name, _Stitcher(n_residues))
+                    stitcher = unfinished.setdefault(name, Stitcher(n_residues))
                     stitcher.add(start, embedding[:, : len(tokens)])
                     if start + len(tokens) - 2 == n_residues:
                         whole = unfinished.pop(name).result()
-                        yield name, self._finish(whole, per_residue)
+                        done = self._finish(whole, per_residue)
+                        if not per_residue:
+                            (row := next(rows))[:] = done
+                            done = row
+                        yield name, done
                         bar.update(n_residues)
 
     def _layers(self, batch: list[np.ndarray], per_residue: bool) -> Iterator[Tensor]:
         """Yield for each protein the layers that pooling wants, (layers, L, D), with end tokens."""
         try:
-            layers = self._run(batch)
+            layers = self._run(batch, None if per_residue else self.pooling)
         except RuntimeError as error:
             # a CPU has no type of its own for it
             if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
@@ -211,29 +208,28 @@ class ESM2Encoder:
                 f"memory of {self.device.type}; lower batch_tokens (--batch-tokens), now "
                 f"{self.batch_tokens:,}."
             ) from None
-        wanted = [layers[-1]]
-        if self.pooling == "mean-layers" and not per_residue:
-            wanted = [layers[len(layers) // 2], layers[-2], layers[-1]]
-        stacked = torch.stack(wanted, dim=1).float()  # (B, L, D) each -> (B, layers, L, D)
+        stacked = torch.stack(layers, dim=1).float()  # (B, L, D) each -> (B, layers, L, D)
         if self.packed:
             return iter(stacked[0].split([len(tokens) for tokens in batch], dim=1))
         return iter(stacked)
 
     @torch.inference_mode()
-    def _run(self, batch: list[np.ndarray]) -> list[Tensor]:
-        """Run the network on a batch, packed (1, T) or filled up (B, L)."""
-        lengths = [len(tokens) for tokens in batch]
+    def _run(self, batch: list[np.ndarray], pooling: Pooling | None) -> list[Tensor]:
+        """Run the network on a batch, packed (1, T) or filled up (B, L); return layers wanted."""
+        lengths, last = [len(tokens) for tokens in batch], len(self.network.layers)
+        keep = [(last + 1) // 2, last - 1, last] if pooling == "mean-layers" else [last]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half_precision):
             if self.packed:
                 row = torch.from_numpy(np.concatenate(batch).astype(np.int64))[None]
                 layout = Packed.of(lengths, self.device)
-                return self.network.hidden_layers(row.to(self.device), block_mask=layout)
+                return self.network.hidden_layers(row.to(self.device), block_mask=layout, keep=keep)
             rows = np.full((len(batch), max(lengths)), PAD, dtype=np.int64)
             for row_of, tokens in zip(rows, batch, strict=True):
                 row_of[: len(tokens)] = tokens
             return self.network.hidden_layers(
-                torch.from_numpy(rows).to(self.device), padded=min(lengths) < max(lengths)
-            )
+                torch.from_numpy(rows).to(self.device), padded=min(lengths) < max(lengths),
+                keep=keep,
+            )  # fmt: skip
 
     def _finish(self, embedding: Tensor, per_residue: bool) -> np.ndarray:
         inner = embedding[:, 1:-1]
@@ -244,46 +240,6 @@ class ESM2Encoder:
         if self.pooling == "mean-std":
             parts.append(pooled.std(dim=1, correction=0).flatten())
         return torch.cat(parts).cpu().numpy()
-
-
-class _Stitcher:
-    """Joins the windows of one protein: residues in several windows are averaged."""
-
-    def __init__(self, n_residues: int) -> None:
-        self.n_tokens = n_residues + 2
-        self.total: Tensor | None = None
-        self.count: Tensor | None = None
-
-    def add(self, start: int, embedding: Tensor) -> None:
-        """Add a window, (layers, window + 2, D); only the outer ends keep their end tokens."""
-        n_layers, n_tokens, width = embedding.shape
-        if n_tokens == self.n_tokens:
-            self.total = embedding
-            return
-        if self.total is None or self.count is None:
-            self.total = embedding.new_zeros(n_layers, self.n_tokens, width)
-            self.count = embedding.new_zeros(self.n_tokens, 1)
-        first = 0 if start == 0 else 1
-        last = n_tokens if start + n_tokens == self.n_tokens else n_tokens - 1
-        self.total[:, start + first : start + last] += embedding[:, first:last]
-        self.count[start + first : start + last] += 1
-
-    def result(self) -> Tensor:
-        """Return the joined embedding, (layers, L + 2, D)."""
-        assert self.total is not None
-        return self.total if self.count is None else self.total / self.count
-
-
-def _batches(windows: list[Any], max_tokens: int) -> Iterator[list[Any]]:
-    """Cut windows, sorted by length, into batches of at most `max_tokens` after padding."""
-    batch: list[Any] = []
-    for window in windows:
-        if batch and (len(batch) + 1) * len(window[2]) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
 
 
 class CompositionEncoder:
@@ -367,7 +323,9 @@ def embed_dataset(
     """
     Embed the proteins of a dataset that have no vector yet, writing as it goes.
 
-    A killed call loses at most `save_every_s` seconds of work; the next one goes on.
+    A killed call loses at most `save_every_s` seconds of work; the next one goes on. Under
+    ``torchrun``, each process embeds its `Share` into ``features/<encoder>.parts``, and the first
+    one joins them; any number of processes goes on from what any other number has left.
 
     Returns
     -------
@@ -379,20 +337,62 @@ def embed_dataset(
     InputError
         If vectors of another width lie under the encoder's name.
     """
-    sequences = dataset.sequences()
+    sequences, share = dataset.sequences(), Share.here()
     path = dataset.path / "features" / f"{encoder.name}.npz"
-    vectors = dataset.features(encoder.name) if path.exists() else {}
-    if any(vector.shape != (encoder.dim,) for vector in vectors.values()):
-        raise InputError(f"{path}: not vectors of {encoder.dim} numbers; delete it and repeat.")
-    missing = {name: text for name, text in sequences.items() if name not in vectors}
+    found = _found(dataset, encoder)
+    missing = {name: sequences[name] for name in share.of(sequences) if name not in found}
+    part = f"{encoder.name}.parts/{share.rank}-of-{share.world}" if share.world > 1 else ""
+    own = _read(dataset, part) if part else found
     saved = time.monotonic()
     arrays = encoder.iterate(missing) if isinstance(encoder, ESM2Encoder) else None
     for name, vector in arrays or encoder.embed(missing).items():
-        vectors[name] = vector
+        own[name] = vector
         if time.monotonic() - saved > save_every_s:
-            dataset.write_features(encoder.name, vectors)
+            dataset.write_features(part or encoder.name, own)
             saved = time.monotonic()
-    vectors = {name: vectors[name] for name in sequences}
-    if missing or not path.exists():
+    if part and missing:
+        dataset.write_features(part, own)
+    if share.rank:  # the first process joins
+        share.wait(lambda: sequences.keys() <= _names(path), path.parent)
+        return dataset.features(encoder.name)
+    parts = path.with_suffix(".parts")
+    if part:
+        files = (path, *(parts / f"{rank}-of-{share.world}.npz" for rank in range(share.world)))
+        share.wait(
+            lambda: sequences.keys() <= set().union(*map(_names, files)) | found.keys(), parts
+        )
+        found = _found(dataset, encoder)
+    vectors = {name: found[name] for name in sequences}
+    if missing or parts.exists() or not path.exists():
         dataset.write_features(encoder.name, vectors)
+        shutil.rmtree(parts, ignore_errors=True)
+    return vectors
+
+
+def _names(path: Path) -> set[str]:
+    """Return the proteins that a file of vectors holds, without reading these."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return set(archive.files)
+    except FileNotFoundError:
+        return set()
+
+
+def _read(dataset: Dataset, name: str) -> dict[str, np.ndarray]:
+    try:
+        return dataset.features(name)
+    except InputError:  # not there, or joined by another process
+        return {}
+
+
+def _found(dataset: Dataset, encoder: SequenceEncoder) -> dict[str, np.ndarray]:
+    """Return all vectors that are there, joined or in parts."""
+    path = dataset.path / "features" / f"{encoder.name}.npz"
+    parts = sorted(path.with_suffix(".parts").glob("[0-9]*.npz"))
+    vectors: dict[str, np.ndarray] = {}
+    # the joined file last: parts may go while they are read, and then are in it
+    for name in (*(f"{encoder.name}.parts/{part.stem}" for part in parts), encoder.name):
+        vectors |= _read(dataset, name)
+    if any(vector.shape != (encoder.dim,) for vector in vectors.values()):
+        raise InputError(f"{path}: not vectors of {encoder.dim} numbers; delete it and repeat.")
     return vectors

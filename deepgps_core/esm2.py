@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -180,7 +181,7 @@ class ESM2(nn.Module):
         hidden : Tensor, shape (B, L, D)
             Normalized output of the last layer.
         """
-        return self.hidden_layers(tokens, documents, block_mask)[-1]
+        return self.hidden_layers(tokens, documents, block_mask, keep=[len(self.layers)])[0]
 
     def hidden_layers(
         self,
@@ -189,10 +190,12 @@ class ESM2(nn.Module):
         block_mask: Any = None,
         *,
         padded: bool | None = None,
+        keep: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """
         Return the output of the embedding and of each layer, n_layers + 1 of (B, L, D).
 
+        With `keep`, only those of these numbers, in their order; others are not held in memory.
         `block_mask` may be `Packed`, of one row. With `padded`, whether there is padding, the
         host need not wait to learn it from the device.
         """
@@ -207,11 +210,13 @@ class ESM2(nn.Module):
             # a half-precision residual stream halves the traffic that limits a narrow network
             x = x.to(torch.get_autocast_dtype(x.device.type))
         rotation = _rotation(positions, self.width // self.n_heads)
-        outputs = [x]
-        for layer in self.layers:
-            outputs.append(layer(outputs[-1], rotation, mask))
-        outputs[-1] = self.emb_layer_norm_after(outputs[-1])
-        return outputs
+        wanted = range(len(self.layers) + 1) if keep is None else keep
+        outputs = {0: x}
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x, rotation, mask)
+            outputs |= {number: x} if number in wanted else {}
+        outputs[len(self.layers)] = self.emb_layer_norm_after(x)
+        return [outputs[number] for number in wanted]
 
     def initialize(self, generator: torch.Generator | None = None) -> ESM2:
         """

@@ -2,7 +2,7 @@
 From files to files: a FASTA and a nucleus image in, a folder of labels, images and a report out.
 
 All inputs are read and checked before anything is computed, and the folder appears whole or not
-at all.
+at all; but labels alone, of a whole proteome, are written as they come (`label_files`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tifffile
+import yaml
+from tqdm import tqdm
 
-from deepgps_core.dataset import InputError
+from deepgps_core import __version__
+from deepgps_core.dataset import InputError, config_hash, sha256_of, write_yaml
+from deepgps_core.encoders import LONGEST_PROTEIN
 from deepgps_core.mutations import compare_mutants, mutate
 from deepgps_core.predict import Predicted, read_nuclear_image
 from deepgps_core.predictor import ModelInfo, Predictor, load_predictor
 from deepgps_core.report import png_bytes, render_report
+from deepgps_core.shipped import MODELS_PATH, SHIPPED
 from deepgps_core.sources.uniprot import read_fasta
 
 
@@ -93,12 +98,16 @@ def write_results(
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV in which no text can be taken for a formula."""
+    path.write_bytes(_csv_text(table).encode())
+
+
+def _csv_text(table: pd.DataFrame, *, header: bool = True) -> str:
     # spreadsheets run what begins like a formula; a leading apostrophe makes it text
     text = table.select_dtypes(exclude="number").columns
     safe = table.copy()
     for name in text:
         safe[name] = pd.Series([_harmless(value) for value in table[name]], index=table.index)
-    safe.to_csv(path, index=False, lineterminator="\n", float_format="%.5f")
+    return safe.to_csv(index=False, header=header, lineterminator="\n", float_format="%.5f")
 
 
 def _harmless(value: object) -> object:
@@ -222,7 +231,7 @@ def predict_files(
         If a file cannot be used, a mutation does not fit, or `out` is there already.
     """
     check_new(Path(out))
-    sequences = read_fasta(Path(fasta))
+    sequences = read_fasta(Path(fasta), max_residues=LONGEST_PROTEIN)
     image = None if nucleus is None else read_nuclear_image(nucleus)
     opened = load_predictor(model)
     predicted, compared = predict_with_mutants(
@@ -231,3 +240,84 @@ def predict_files(
     )  # fmt: skip
     write_results(predicted, opened.info, out, mutations=compared)
     return predicted
+
+
+def label_files(model: Path | str, fasta: Path | str, out: Path | str, *, block: int = 500) -> Path:
+    """
+    Predict labels alone from a FASTA file, of any number of proteins, a block at a time.
+
+    Memory beyond the sequences themselves is that of one block. A call that was stopped leaves
+    whole blocks; the same call goes on from there, and does nothing once all are done.
+
+    Parameters
+    ----------
+    model : Path or str
+        As `predictor.load_predictor` takes it.
+    out : Path or str
+        A folder, new or left by such a call: ``predictions.csv``, in the order of the FASTA and
+        without a column ``files``, and ``labels.yaml``, what was asked and how much is done.
+    block : int
+        Proteins predicted, and then written, together.
+
+    Returns
+    -------
+    path : Path
+        Of ``predictions.csv``.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used, or `out` holds something else: another FASTA's or model's labels.
+    """
+    folder, sequences = Path(out), read_fasta(Path(fasta), max_residues=LONGEST_PROTEIN)
+    asked = {"fasta_sha256": sha256_of(fasta), "model": str(model), "made_by": _identity(model)}
+    path, names = folder / "predictions.csv", list(sequences)
+    done, n_bytes = _labels_done(folder, asked)
+    opened = load_predictor(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        open(path, "r+b" if n_bytes else "wb") as stream,
+        tqdm(total=len(names), initial=done, desc="labels", unit="protein", disable=None) as bar,
+    ):
+        stream.seek(n_bytes)
+        stream.truncate()  # what a killed call wrote of a block
+        while done < len(names):
+            part = {name: sequences[name] for name in names[done : done + block]}
+            table = opened.label(part).assign(model=opened.name, notice=opened.info.notice)
+            stream.write(_csv_text(table, header=done == 0).encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+            done += len(part)
+            progress = {"proteins": len(names), "done": done, "bytes": stream.tell()}
+            write_yaml(asked | progress, folder / "labels.yaml")  # only now does the block count
+            bar.update(len(part))
+    return path
+
+
+def _identity(model: Path | str) -> str:
+    """Return a hash of a model's weights and of the version that applies them."""
+    stem = MODELS_PATH / str(model)
+    shipped = [stem.with_suffix(f".{end}") for end in ("yaml", "safetensors")]
+    found = [*Path(model).glob("model.safetensors"), *Path(model).glob("*/model.safetensors")]
+    files = shipped if str(model) in SHIPPED else sorted(found)
+    return config_hash([__version__, *(sha256_of(path) for path in files)])
+
+
+def _labels_done(folder: Path, asked: Mapping[str, object]) -> tuple[int, int]:
+    """Return how many proteins, and bytes of their table, an earlier call has written."""
+    state_path, path = folder / "labels.yaml", folder / "predictions.csv"
+    if not state_path.exists():
+        if folder.exists() and {item.name for item in folder.iterdir()} - {path.name}:
+            check_new(folder)
+        return 0, 0
+    try:
+        state = yaml.safe_load(state_path.read_text(encoding="utf-8"))
+        done, n_bytes = int(state["done"]), int(state["bytes"])
+        size = path.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        raise InputError(f"{state_path}: damaged; remove the folder and repeat.") from None
+    if {key: state.get(key) for key in asked} != dict(asked) or size < n_bytes:
+        raise InputError(
+            f"{folder}: holds labels of another FASTA or model; name another folder or remove it."
+        )
+    return done, n_bytes

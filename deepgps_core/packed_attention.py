@@ -1,5 +1,5 @@
 """
-Attention over proteins that lie side by side in one row, without padding.
+How proteins are laid out for the network: side by side in one row, long ones in windows.
 
 Filling a batch up to its longest protein computes on nothing, and hiding what was filled in takes
 a mask that keeps attention from its fastest kernels. In a packed row every token is one of a
@@ -8,9 +8,10 @@ protein, layers that treat tokens alike do not notice, and attention is told whe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +22,10 @@ except ImportError:
     varlen = None  # type: ignore[assignment]
 #: Whether a GPU has one kernel for all proteins of a row; without it they are done one by one.
 HAS_VARLEN = varlen is not None
+#: Longest stretch ESM-2 was trained on, in residues.
+WINDOW_RESIDUES = 1022
+#: Residues two neighboring windows share at least; each sees this much context beside it.
+OVERLAP_RESIDUES = 256
 
 
 class Packed(NamedTuple):
@@ -66,3 +71,62 @@ class Packed(NamedTuple):
             return attended.transpose(0, 1)[None]
         parts = zip(*(x.split(self.lengths, dim=2) for x in (query, key, value)), strict=True)
         return torch.cat([F.scaled_dot_product_attention(*part) for part in parts], dim=2)
+
+
+def window_starts(
+    n_residues: int, window: int = WINDOW_RESIDUES, overlap: int = OVERLAP_RESIDUES
+) -> list[int]:
+    """
+    Return where the windows of a long protein begin, as evenly spread as whole numbers allow.
+
+    All windows but those of a protein that fits are full; neighbors share at least `overlap`.
+
+    Examples
+    --------
+    >>> window_starts(900), window_starts(2700)
+    ([0], [0, 559, 1119, 1678])
+    """
+    if n_residues <= window:
+        return [0]
+    n_windows = 1 + -(-(n_residues - window) // (window - overlap))
+    return np.linspace(0, n_residues - window, n_windows).round().astype(int).tolist()
+
+
+class Stitcher:
+    """Joins the windows of one protein: residues in several windows are averaged."""
+
+    def __init__(self, n_residues: int) -> None:
+        self.n_tokens = n_residues + 2
+        self.total: Tensor | None = None
+        self.count: Tensor | None = None
+
+    def add(self, start: int, embedding: Tensor) -> None:
+        """Add a window, (layers, window + 2, D); only the outer ends keep their end tokens."""
+        n_layers, n_tokens, width = embedding.shape
+        if n_tokens == self.n_tokens:
+            self.total = embedding
+            return
+        if self.total is None or self.count is None:
+            self.total = embedding.new_zeros(n_layers, self.n_tokens, width)
+            self.count = embedding.new_zeros(self.n_tokens, 1)
+        first = 0 if start == 0 else 1
+        last = n_tokens if start + n_tokens == self.n_tokens else n_tokens - 1
+        self.total[:, start + first : start + last] += embedding[:, first:last]
+        self.count[start + first : start + last] += 1
+
+    def result(self) -> Tensor:
+        """Return the joined embedding, (layers, L + 2, D)."""
+        assert self.total is not None
+        return self.total if self.count is None else self.total / self.count
+
+
+def batches(windows: list[Any], max_tokens: int) -> Iterator[list[Any]]:
+    """Cut windows, sorted by length, into batches of at most `max_tokens` after padding."""
+    batch: list[Any] = []
+    for window in windows:
+        if batch and (len(batch) + 1) * len(window[2]) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from deepgps_core.backends import Backend, FlowBackend, RunBackend, ShippedBackend
 from deepgps_core.calibration import UNSURE_BELOW, normalized_entropy
 from deepgps_core.dataset import InputError, check_sequence
+from deepgps_core.encoders import LONGEST_PROTEIN
 from deepgps_core.flow import FlowConfig
 from deepgps_core.nucleus_images import NetworkScale, NucleusCrops, default_crops, nuclei_of
 from deepgps_core.predict import Predicted, check_plane
@@ -31,8 +32,8 @@ __all__ = [
     "SHIPPED", "UNSURE_BELOW", "ModelInfo", "Predictor", "available_models", "load_predictor",
 ]  # fmt: skip
 
-#: Samples are held in memory until they are written.
-MAX_SAMPLES_BYTES = 4 * 2**30
+#: Images and samples are held in memory until they are written.
+MAX_IMAGES_BYTES = 4 * 2**30
 #: Called with how many images are done, and how many there are.
 Progress = Callable[[int, int], None]
 
@@ -194,7 +195,12 @@ class Predictor:
         return self._backend.describe(self._checked(sequences)).probabilities
 
     def label(self, sequences: Mapping[str, str]) -> pd.DataFrame:
-        """Return the table of `predict` without drawing anything: a hundred times as fast."""
+        """
+        Return the table of `predict` without drawing anything.
+
+        Saves the images' memory, 43 KB a protein and nucleus; time only where drawing is slow:
+        the language model takes most of it on a CPU.
+        """
         checked = self._checked(sequences)
         return self._table(checked, self._backend.describe(checked).probabilities)
 
@@ -243,7 +249,7 @@ class Predictor:
         ------
         InputError
             If there is no sequence, one is no protein, the image cannot be used, samples are
-            asked of a model that has none, or more than fit in memory.
+            asked of a model that has none, or images or samples do not fit in memory.
         """
         checked = self._checked(sequences)
         if samples:
@@ -255,6 +261,7 @@ class Predictor:
             nuclei = nuclei_of(
                 plane, self.info.scale, pixel_size_um=pixel_size_um, max_nuclei=max_nuclei
             )
+        _check_room(len(checked), nuclei, samples)
         described = self._backend.describe(checked)
         table, drawn = self._table(checked, described.probabilities), None
         if samples:
@@ -276,12 +283,6 @@ class Predictor:
     ) -> np.ndarray:  # fmt: skip
         """Draw samples of every protein beside every nucleus, (N, n, samples, H, W)."""
         shape = (len(sequences), len(nuclei.images), samples, *nuclei.images.shape[1:])
-        if 4 * np.prod(shape, dtype=float) > MAX_SAMPLES_BYTES:
-            raise InputError(
-                f"samples: {samples} of {shape[0]} proteins beside {shape[1]} nuclei take more "
-                f"than {MAX_SAMPLES_BYTES / 2**30:.0f} GiB; ask for fewer samples (--samples), "
-                "nuclei (--max-nuclei) or proteins at a time."
-            )
         drawn, total = np.empty(shape, dtype=np.float32), shape[0] * shape[1]
         for number, nucleus in enumerate(nuclei.images):
             drawn[:, number] = self._backend.sample(sequences, nucleus, samples)
@@ -308,10 +309,26 @@ class Predictor:
     def _checked(self, sequences: Mapping[str, str]) -> dict[str, str]:
         if not sequences:
             raise InputError("no sequence to predict; give at least one.")
-        return {name: check_sequence(name, text) for name, text in sequences.items()}
+        return {
+            name: check_sequence(name, text, max_residues=LONGEST_PROTEIN)
+            for name, text in sequences.items()
+        }
 
     def _table(self, sequences: Mapping[str, str], members: np.ndarray) -> pd.DataFrame:
         return label_table(sequences, members, self.labels, multi_label=self.info.multi_label)
+
+
+def _check_room(n_proteins: int, nuclei: NucleusCrops, samples: int) -> None:
+    """Raise InputError if images of so many proteins, or samples, would not fit in memory."""
+    n_bytes = 4 * n_proteins * nuclei.images.size * max(samples, 1)
+    if n_bytes > MAX_IMAGES_BYTES:
+        what = f"{samples} samples" if samples else "images"
+        fewer = "fewer samples (--samples), " if samples else "labels alone (--labels-only), fewer "
+        raise InputError(
+            f"{what} of {n_proteins:,} proteins beside {len(nuclei.images)} nuclei take more than "
+            f"{MAX_IMAGES_BYTES / 2**30:.0f} GiB; ask for {fewer}nuclei (--max-nuclei) or fewer "
+            "proteins at a time."
+        )
 
 
 def label_table(

@@ -24,6 +24,8 @@ from deepgps_core.predictor import ModelInfo
 SHOWN_NUCLEI = 4
 #: Samples shown beside the first nucleus; all are in the TIFF.
 SHOWN_SAMPLES = 8
+#: Proteins shown with images; all are in predictions.csv.
+SHOWN_PROTEINS = 200
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1a1d21;--soft:#565d66;--page:#fff;--card:#f5f6f8;
@@ -221,7 +223,12 @@ def render_report(
     table, n = predicted.table, len(predicted.table)
     counts = table["predicted_label"].value_counts()
     summary = ", ".join(f"{html.escape(str(name))} {k}" for name, k in counts.items())
-    cards = "".join(_card(predicted, number, info) for number in range(n))
+    cards = "".join(_card(predicted, number, info) for number in range(min(n, SHOWN_PROTEINS)))
+    if n > SHOWN_PROTEINS:
+        cards = (
+            f'<p class="soft">The first {SHOWN_PROTEINS} of {n:,} proteins are shown; all are in '
+            f"predictions.csv, their images in images/.</p>{cards}"
+        )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'

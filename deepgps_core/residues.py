@@ -9,6 +9,8 @@ protein of a batch is filled up to the longest.
 
 from __future__ import annotations
 
+import functools
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +19,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from deepgps_core.dataset import Dataset, InputError, read_table, write_table
+from deepgps_core.dataset import Dataset, InputError, atomic_path, read_table, write_table
 from deepgps_core.encoders import ESM2Encoder, SequenceEncoder
 from deepgps_core.fusions import MAX_RESIDUES, ResidueBatch
+from deepgps_core.shares import Share
 
 _COLUMNS = ("protein_id", "start", "n_kept", "n_residues", "max_residues")
 
@@ -70,7 +73,8 @@ def embed_residues(
     """
     Write the per-residue vectors of all proteins of a dataset, unless as many are there.
 
-    A killed call leaves the proteins it has done; the next one goes on from them.
+    A killed call leaves the proteins it has done; the next one goes on from them. Processes under
+    ``torchrun`` split the proteins, and write into one file: they need a disk in common.
 
     Parameters
     ----------
@@ -83,40 +87,83 @@ def embed_residues(
         Of the array, (total, D), float16.
     """
     array_path, index_path = _paths(dataset, encoder.name)
-    sequences = dataset.sequences()
-    index = _index_of(sequences, max_residues)
-    if array_path.exists() and index_path.exists():
-        found = _read_index(index_path).reset_index(drop=True)
-        kept = int(found["max_residues"].iloc[0])
-        if kept >= max_residues and found.equals(_index_of(sequences, kept)):
-            return array_path
+    index, share = _index_of(dataset.sequences(), max_residues), Share.here()
+    if _are_there(dataset, encoder.name, max_residues):
+        return array_path
     array_path.parent.mkdir(parents=True, exist_ok=True)
-    total, width = int(index["n_kept"].sum()), encoder.dim
-    partial = array_path.with_name(f".{array_path.stem}-{total}x{width}.npy")
-    done_path = partial.with_suffix(".done")
+    shape = (int(index["n_kept"].sum()), encoder.dim)
+    partial = array_path.with_name(f".{array_path.stem}-{shape[0]}x{shape[1]}.npy")
+    if share.rank == 0 and not partial.exists():
+        for log in _logs(partial):
+            log.unlink()  # of a file that is gone
+        with atomic_path(partial) as temporary:
+            np.lib.format.open_memmap(temporary, "w+", np.float16, shape).flush()
+    there = functools.partial(_are_there, dataset, encoder.name, max_residues)
+    share.wait(lambda: partial.exists() or there(), array_path.parent)
+    if not there():
+        _embed_share(dataset, encoder, index, partial, share)
+    if share.rank:  # the first process ends it
+        share.wait(there, array_path.parent)
+        return array_path
+    share.wait(lambda: set(index["protein_id"]) <= _logged(partial), array_path.parent)
+    os.replace(partial, array_path)
+    write_table(index, index_path)
+    for log in _logs(partial):
+        log.unlink()
+    return array_path
+
+
+def _are_there(dataset: Dataset, encoder_name: str, max_residues: int) -> bool:
+    """Tell whether the residues of all proteins have been embedded, as many or more of each."""
+    array_path, index_path = _paths(dataset, encoder_name)
+    if not (array_path.exists() and index_path.exists()):
+        return False
+    found = _read_index(index_path).reset_index(drop=True)
+    kept = int(found["max_residues"].iloc[0])
+    return kept >= max_residues and found.equals(_index_of(dataset.sequences(), kept))
+
+
+def _logs(partial: Path) -> list[Path]:
+    return sorted(partial.parent.glob(f"{glob.escape(partial.stem)}*.done"))
+
+
+def _logged(partial: Path) -> set[str]:
+    """Return the proteins that are done, by whichever process."""
     # a name without an end of line was cut off by a kill
-    done = set(done_path.read_text().split("\n")[:-1]) if done_path.exists() else set[str]()
-    mode = "r+" if done and partial.exists() else "w+"
-    values = np.lib.format.open_memmap(partial, mode, np.float16, (total, width))
+    return {name for log in _logs(partial) for name in log.read_text().split("\n")[:-1]}
+
+
+def _embed_share(
+    dataset: Dataset, encoder: SequenceEncoder, index: pd.DataFrame, partial: Path, share: Share
+) -> None:
+    """Write the rows of this process's proteins into the array that all share."""
+    sequences, done = dataset.sequences(), _logged(partial)
+    missing = {name: sequences[name] for name in share.of(sequences) if name not in done}
+    values = np.load(partial, mmap_mode="r", allow_pickle=False)
+    offset, row_bytes = values.offset, values.shape[1] * values.itemsize
     start_of = dict(zip(index["protein_id"], index["start"], strict=True))
-    missing = {name: text for name, text in sequences.items() if name not in done or mode == "w+"}
+    max_residues = int(index["max_residues"].iloc[0])
     vectors = (
         encoder.iterate(missing, per_residue=True)
         if isinstance(encoder, ESM2Encoder)
         else encoder.embed(missing, per_residue=True).items()
     )
-    with open(done_path, "a" if mode == "r+" else "w", encoding="utf-8") as log:
+    suffix = f"-{share.rank}-of-{share.world}" if share.world > 1 else ""
+    log_path = partial.with_name(f"{partial.stem}{suffix}.done")
+    if log_path.exists():
+        written = log_path.read_bytes()
+        os.truncate(log_path, written.rfind(b"\n") + 1)  # no name that a kill cut off
+    with (
+        open(partial, "r+b") as stream,
+        open(log_path, "a", encoding="utf-8") as log,
+    ):
         for name, vector in vectors:
-            rows = kept_rows(len(vector), max_residues)
-            values[start_of[name] : start_of[name] + len(rows)] = vector[rows]
-            values.flush()
+            rows = vector[kept_rows(len(vector), max_residues)].astype(np.float16)
+            stream.seek(offset + int(start_of[name]) * row_bytes)
+            stream.write(rows.tobytes())
+            stream.flush()  # before the log says so
             log.write(f"{name}\n")
             log.flush()
-    del values  # closes the file
-    os.replace(partial, array_path)
-    write_table(index, index_path)
-    done_path.unlink()
-    return array_path
 
 
 def residue_index(dataset: Dataset, encoder_name: str) -> pd.DataFrame:

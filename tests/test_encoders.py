@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -158,6 +159,32 @@ def test_half_precision_has_a_name_of_its_own(small: Path) -> None:
     expected = whole.embed(text)["a"]
     error = np.abs(half.embed(text)["a"] - expected).max()
     assert 0 < error < 2e-2 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler is installed")
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 1e-2)])
+def test_compiled_equals_eager(small: Path, half: bool, tolerance: float) -> None:
+    """Layers fused by the compiler give the same vectors, batches of other lengths included."""
+    sequences = {f"p{n}": random_sequence(n, seed=n) for n in (40, 41, 9, 70)}
+    eager = ESM2Encoder(small, device="cpu", packed=False, half_precision=half)
+    compiled = ESM2Encoder(small, device="cpu", half_precision=half, compile=True, batch_tokens=90)
+    assert not compiled.packed
+    found, scale = compiled.embed(sequences), 0.0
+    for name, expected in eager.embed(sequences).items():
+        scale = max(scale, float(np.abs(expected).max()))
+        assert np.abs(found[name] - expected).max() < tolerance * scale
+
+
+def test_only_the_layers_asked_for_are_kept(small: Path) -> None:
+    """In the order asked for, and the same as when all are."""
+    network = load_network(small).eval()
+    tokens = torch.from_numpy(tokenize(random_sequence(20))).long()[None]
+    with torch.no_grad():
+        every = network.hidden_layers(tokens)
+        kept = network.hidden_layers(tokens, keep=[2, 0])
+    assert len(every) == 3 and len(kept) == 2
+    assert torch.equal(kept[0], every[2]) and torch.equal(kept[1], every[0])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ FLOORS = (
     {"stardist_torch", "segmentation", "cropping", "nuclei", "preprocessing", "prepare_cluster"}
     | {"segmentation_training", "segmenter_recipe"},
     {"splits"},
-    {"packed_attention", "esm2", "pretraining", "encoders"},
+    {"packed_attention", "esm2", "pretraining", "shares", "encoders"},
     {"structure", "structure_io", "coarse_chain", "point_clouds", "pointnet", "equivariant"},
     {"unet", "fusions", "losses", "model", "label_head", "light_attention"}
     | {"samplers", "velocity", "flow", "families"},
@@ -37,7 +37,8 @@ FLOORS = (
     {"evaluation", "tables", "cross_assay", "comparison", "multiclass"}
     | {"predict", "shipped", "shipped_scores", "shipped_recipe", "backends", "predictor"}
     | {"nucleus_images", "mutations", "occlusion", "report", "outputs"}
-    | {"new_analysis", "cli", "cli_fetch", "cli_fetch_more", "cli_import", "cli_serve"},
+    | {"new_analysis", "cli", "cli_fetch", "cli_fetch_more", "cli_import", "cli_serve"}
+    | {"cli_predict"},
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
