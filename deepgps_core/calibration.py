@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
+from deepgps_core.statistics import Interval, bootstrap_intervals
+
 #: Below this probability of the likeliest label a prediction is flagged as unsure.
 UNSURE_BELOW = 0.7
 
@@ -148,6 +150,60 @@ def brier_score(truth: np.ndarray, probabilities: np.ndarray) -> float:
     0.5
     """
     return float(((np.asarray(probabilities) - truth) ** 2).sum(axis=1).mean())
+
+
+def calibration_intervals(
+    truth: np.ndarray, probabilities: np.ndarray, *, n_resamples: int = 2000, seed: int = 0
+) -> dict[str, Interval]:
+    """
+    Score the probabilities of one label a protein, with intervals over proteins.
+
+    Parameters
+    ----------
+    truth : ndarray, shape (N, K)
+        1 for the class a protein has, else 0.
+    probabilities : ndarray, shape (N, K)
+        Rows sum to 1.
+    n_resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    intervals : dict of str to Interval
+        "accuracy", "ECE" (of the last class) and "Brier".
+    """
+
+    def statistic(rows: np.ndarray) -> np.ndarray:
+        t, p = truth[rows], probabilities[rows]
+        right = (p.argmax(axis=1) == t.argmax(axis=1)).mean()
+        error = expected_calibration_error(t[:, -1] > 0, p[:, -1])
+        return np.array([right, error, brier_score(t, p)])
+
+    found = bootstrap_intervals(
+        statistic, np.arange(len(truth)), n_resamples=n_resamples, seed=seed
+    )
+    return dict(zip(("accuracy", "ECE", "Brier"), found, strict=True))
+
+
+def error_if_calibrated(
+    probability: np.ndarray, n_bins: int = 10, *, n_draws: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """
+    Draw the calibration errors that these probabilities have if they are exactly right.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (N,)
+    n_bins : int
+        As in `expected_calibration_error`.
+
+    Returns
+    -------
+    errors : ndarray, shape (n_draws,)
+        Each with labels drawn anew; above 0, because N is finite.
+    """
+    draws = np.random.default_rng(seed).random((n_draws, len(probability))) < probability
+    return np.array([expected_calibration_error(labels, probability, n_bins) for labels in draws])
 
 
 def normalized_entropy(probabilities: np.ndarray, *, multi_label: bool = False) -> np.ndarray:

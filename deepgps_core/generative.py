@@ -163,8 +163,9 @@ def sample_crops(
         f"{crops.protein_ids[row]}/{image_key(nucleus[0])}"
         for row, nucleus in zip(owners.tolist(), nuclei, strict=True)
     ]
+    residues = crops.residues_of(owners) if run.model_config.needs_residues else None
     return draw_samples(
-        flow_model(run), nuclei, crops.features[owners], keys, how, crops.residues_of(owners),
+        flow_model(run), nuclei, crops.features[owners], keys, how, residues,
         crops.labels[owners] if true_places else None,
     )  # fmt: skip
 

@@ -136,6 +136,32 @@ def flat_masks(
     return out
 
 
+def rows_of_class(training: CropDataset, labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """
+    Draw a random crop of the same class for each label.
+
+    Parameters
+    ----------
+    training : CropDataset
+        To draw from.
+    labels : ndarray, shape (N,), dtype int
+        Class numbers, each of which some crop has.
+
+    Returns
+    -------
+    rows : ndarray, shape (N,), dtype int64
+        Of `training`.
+    """
+    return _drawn_of_class(training, labels, np.random.default_rng(seed))
+
+
+def _drawn_of_class(
+    training: CropDataset, labels: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    classes = training.labels[training.protein_index].numpy()
+    return np.array([generator.choice(np.flatnonzero(classes == k)) for k in labels])
+
+
 def borrowed_images(
     crops: CropDataset, training: CropDataset, labels: np.ndarray, *, seed: int = 0
 ) -> dict[str, np.ndarray]:
@@ -163,10 +189,9 @@ def borrowed_images(
     imaged = np.unique(owner)
     vectors = [x.features / x.features.norm(dim=1, keepdim=True) for x in (crops, training)]
     nearest = imaged[(vectors[0] @ vectors[1][imaged].T).argmax(dim=1).numpy()]
-    classes = training.labels.numpy()[owner]
     proteins = crops.protein_index.numpy()
     near = [generator.choice(np.flatnonzero(owner == nearest[p])) for p in proteins]
-    same = [generator.choice(np.flatnonzero(classes == k)) for k in labels]
+    same = _drawn_of_class(training, labels, generator)
     pictures = training.images[:, 1].numpy()
     nuclei = crops.images[:, 0].numpy() / np.float32(255)
     sigma = nuclei.shape[-1] / 20

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from deepgps_core.calibration import (
     brier_score,
+    calibration_intervals,
+    error_if_calibrated,
     expected_calibration_error,
     fit_temperature,
     log_loss,
@@ -90,3 +92,27 @@ def test_scores_of_certainty() -> None:
     assert log_loss(truth, truth) == pytest.approx(0, abs=1e-9)
     assert normalized_entropy(np.full((1, 4), 0.25)) == pytest.approx(1)
     assert normalized_entropy(np.array([[0.5, 1.0]]), multi_label=True) == pytest.approx(0.5)
+
+
+def test_intervals_hold_what_they_are_of() -> None:
+    """Estimates are those of the plain functions, within their intervals."""
+    logits, _ = drawn(300, 1.0, False)
+    p = member_probabilities(logits[:, :, :2])[0]
+    nuclear = np.random.default_rng(1).random(300) < p[:, 1]
+    truth = np.stack([~nuclear, nuclear], axis=1).astype(float)
+    found = calibration_intervals(truth, p, n_resamples=300)
+    assert found["accuracy"].estimate == (p.argmax(axis=1) == nuclear).mean()
+    assert found["Brier"].estimate == pytest.approx(brier_score(truth, p))
+    assert found["ECE"].estimate == pytest.approx(expected_calibration_error(nuclear, p[:, 1]))
+    assert all(x.low <= x.estimate <= x.high for x in (found["accuracy"], found["Brier"]))
+    sure = calibration_intervals(truth, truth, n_resamples=50)
+    assert sure["accuracy"].estimate == 1 and sure["ECE"].estimate == sure["Brier"].estimate == 0
+
+
+def test_calibrated_probabilities_have_an_error_too() -> None:
+    """Sure ones have none; of one half the error shrinks with the root of how many there are."""
+    assert not error_if_calibrated(np.array([0.0, 1.0, 1.0]), n_draws=20).any()
+    few, many = (error_if_calibrated(np.full(n, 0.5), n_draws=400).mean() for n in (25, 400))
+    assert few / many == pytest.approx(4, rel=0.2)
+    # the mean distance of a binomial share from one half
+    assert many == pytest.approx(np.sqrt(2 / np.pi) * 0.5 / 20, rel=0.15)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from tiny import Letters, make_tiny
 
 from deepgps_core.crops import CropDataset, load_crops
@@ -22,16 +23,31 @@ from deepgps_core.generative import (
     score_sequences,
 )
 from deepgps_core.generative_metrics import (
-    frechet_distance,
+    eight_views,
     inside_interval,
     nearest_distance,
+    nearest_training,
     rank_of_own,
+    sample_interval,
+    sample_proportions,
+    similarities,
+    spectra,
     spot_count,
+    textures,
 )
-from deepgps_core.judge import judged, train_judge
+from deepgps_core.image_metrics import nuclear_proportion, radial_log_spectrum, texture
+from deepgps_core.judge import (
+    Ruler,
+    frechet_distance,
+    frechet_spread,
+    judged,
+    train_judge,
+)
+from deepgps_core.metrics import ssim
 from deepgps_core.model import DeepGPSConfig
 from deepgps_core.runs import Run, TrainingConfig
 from deepgps_core.training import fit
+from deepgps_core.trivial import rows_of_class
 
 CONFIG = FlowConfig(
     sequence_dim=6, hidden_dim=24, width=4, depth=2, crop_size_px=24, n_classes=2, time_dim=8,
@@ -64,6 +80,28 @@ def test_samples_do_not_depend_on_the_batch(run: Run, crops: CropDataset) -> Non
     np.testing.assert_allclose(many, single, atol=1e-5)
     alone = sample_crops(run, crops.take(torch.tensor([7])), Sampling(2))
     np.testing.assert_allclose(many[7, :2], alone[0], atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_samples_do_not_depend_on_the_batch_where_steps_are_recorded() -> None:
+    """On a GPU small batches replay a recording, large ones do not: equal within rounding."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    torch.manual_seed(0)
+    model = FlowGPS(dataclasses.replace(CONFIG, steps=8, guidance=1.5)).eval()
+    torch.nn.init.normal_(model.averaged.outc.weight, std=0.3)
+    for film in model.averaged.film_down:
+        torch.nn.init.normal_(film.linear.weight, std=0.3)
+    model = model.to("cuda")
+    nuclei, features = torch.rand(2, 1, 24, 24), torch.randn(2, 6)
+    one, sixteen = (
+        draw_samples(model, nuclei, features, ["a", "b"], Sampling(8, batch_size=n))
+        for n in (1, 16)
+    )
+    assert one.std() > 0.05
+    # eight bits of a number in bfloat16, over eight steps and a guidance of 1.5
+    np.testing.assert_allclose(one, sixteen, atol=0.05)
+    assert np.abs(one - sixteen).mean() < 0.005
 
 
 def test_seed_decides_the_samples(run: Run, crops: CropDataset) -> None:
@@ -174,10 +212,79 @@ def test_a_copy_is_found_in_any_orientation() -> None:
     assert nearest_distance(brighter, training, factor=2)[0] == pytest.approx(0.1, abs=1e-3)
 
 
+def test_the_training_image_it_is_most_like_is_named() -> None:
+    """Row and view lead back to the image that was copied."""
+    training = np.random.default_rng(0).integers(0, 200, (20, 16, 16)).astype(np.uint8)
+    copy = np.rot90(training[[13]], 3, axes=(1, 2))[:, :, ::-1]
+    found = nearest_training(np.ascontiguousarray(copy), training, factor=2, block=6)
+    assert found.row.tolist() == [13]
+    np.testing.assert_array_equal(eight_views(copy)[found.view[0]][0], training[13])
+
+
+def test_many_images_at_once_have_the_numbers_of_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Spectra, textures and SSIM are those of the plain functions, whatever the batch."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr("deepgps_core.generative_metrics.BATCH", 3)
+    for shape in ((5, 24, 24), (4, 20, 33)):
+        images = ndimage.gaussian_filter(rng.random(shape), (0, 1, 1)).astype(np.float32)
+        images[1] = 0.5  # flat
+        np.testing.assert_allclose(spectra(images), radial_log_spectrum(images), atol=1e-9)
+        np.testing.assert_allclose(textures(images), texture(images), atol=1e-9)
+        shifted = np.roll(images, 1, axis=1) * np.float32(0.9)
+        np.testing.assert_allclose(
+            similarities(shifted, images), ssim(shifted, images, 1.0), atol=1e-9
+        )
+
+
+def test_spots_are_those_of_the_plain_filters() -> None:
+    """Two matrix products blur as `gaussian_filter` does, up to the borders."""
+    images = np.random.default_rng(0).random((4, 32, 40)).astype(np.float32)
+    narrow, wide = (ndimage.gaussian_filter(images, (0, s, s)) for s in (1.4, 2.8))
+    contrast = narrow - wide
+    peak = contrast == ndimage.maximum_filter(contrast, (1, 3, 3))
+    expected = (peak & (contrast > 0.06)).sum(axis=(1, 2))
+    assert expected.min() > 0
+    np.testing.assert_array_equal(spot_count(images, 1.4), expected)
+
+
+def test_proportions_of_samples_are_those_of_single_images() -> None:
+    """The ring is drawn once a nucleus; the numbers are the same."""
+    rng = np.random.default_rng(0)
+    samples, y = rng.random((3, 5, 32, 32)).astype(np.float32), np.arange(32)
+    masks = np.stack([np.hypot(*np.meshgrid(y - c, y - 16)) < 6 for c in (10, 16, 20)])
+    found = sample_proportions(samples, masks, 4)
+    for i in range(5):
+        expected = nuclear_proportion(samples[:, i], masks, 4)
+        np.testing.assert_allclose(found[:, i], expected, rtol=1e-5)
+
+
+def test_intervals_have_ends() -> None:
+    """Nine samples: an 80 % interval reaches from the least to the largest."""
+    low, high = sample_interval(np.arange(18.0).reshape(2, 9))
+    assert low.tolist() == [0, 9] and high.tolist() == [8, 17]
+
+
 def test_rank_counts_ties_by_half() -> None:
-    """First is 1, last 0, all equal one half."""
+    """First is 1, last 0, all equal one half; who does not compete does not count."""
     scores = np.array([[0.0, 1, 2], [2, 1, 0], [5, 5, 5]])
     assert rank_of_own(scores, np.zeros(3, int)).tolist() == [1, 0, 0.5]
+    among = np.array([[True, True, False], [True, False, False], [True, True, True]])
+    ranks = rank_of_own(scores, np.zeros(3, int), among)
+    assert ranks[[0, 2]].tolist() == [1, 0.5] and np.isnan(ranks[1])
+
+
+def test_a_frechet_distance_stands_within_its_spread() -> None:
+    """The interval holds the distance, is wider for fewer proteins, and repeats."""
+    rng = np.random.default_rng(0)
+    features, owners = rng.normal(size=(400, 4)), np.repeat(np.arange(200), 2)
+    reference = features + [1, 0, 0, 0] + 0.5 * rng.normal(size=features.shape)
+    many = frechet_spread(features, reference, owners)
+    few = frechet_spread(features[:80], reference[:80], owners[:80])
+    assert many.low < many.estimate < many.high
+    assert many.high - many.low < few.high - few.low
+    assert many == frechet_spread(features, reference, owners)
 
 
 def test_judge_learns_places_from_real_images(dataset: Dataset) -> None:
@@ -195,6 +302,43 @@ def test_judge_learns_places_from_real_images(dataset: Dataset) -> None:
     assert features.shape == (int(unseen.sum()), 32)
     again = train_judge(crops.images[known], labels[known], epochs=12, batch_size=8)
     np.testing.assert_allclose(judged(again, nuclei, proteins)[0], probability, atol=1e-4)
+
+
+def test_a_ruler_measures_what_is_known(dataset: Dataset) -> None:
+    """The cells themselves are at no distance; equal pictures do not differ."""
+    crops = load_crops(
+        dataset, list(dataset.proteins["protein_id"]), encoder="drawn",
+        labels=("Cytoplasm", "Nucleus"), crop_size_px=48,
+    )  # fmt: skip
+    owners = crops.protein_index.numpy()
+    labels = crops.labels.numpy()[owners]
+    judge = train_judge(crops.images, torch.from_numpy(labels), epochs=4, batch_size=8)
+    nuclei, proteins = (crops.images[:, k].numpy() / np.float32(255) for k in (0, 1))
+    ruler = Ruler(proteins, nuclei, nuclei > 0.5, owners, labels, 4, judge)
+    noisy = np.clip(proteins + 0.05, 0, 1)
+    own, other = ruler.measure(proteins), ruler.measure(noisy)
+    found = ruler.intervals(own)
+    assert found["r"].estimate == pytest.approx(1) and found["spectrum"].estimate == 0
+    assert found["Fréchet"].estimate == pytest.approx(0, abs=1e-4) and found["GLCM"].estimate == 0
+    assert found["SSIM"].estimate == pytest.approx(1)
+    np.testing.assert_array_equal(own.scores["judge"], ruler.cells.scores["judge"])
+    same = ruler.differences(other, other)
+    assert same["r"].estimate == 0 and same["PSNR (dB)"].estimate == 0
+    assert ruler.differences(other, ruler.measure(nuclei))["PSNR (dB)"].low > 0
+    values = ruler.per_protein(np.arange(len(owners), dtype=float))
+    np.testing.assert_allclose(values[0], np.flatnonzero(owners == owners.min()).mean())
+
+
+def test_a_cell_of_the_class_is_drawn(dataset: Dataset) -> None:
+    """Each row is of the class asked for, more than one is drawn, and the seed repeats them."""
+    names = list(dataset.proteins["protein_id"])
+    crops = load_crops(dataset, names, encoder="drawn", labels=("Cytoplasm", "Nucleus"),
+                       crop_size_px=24)  # fmt: skip
+    wanted = np.array([0, 1] * 10)
+    rows = rows_of_class(crops, wanted, seed=3)
+    np.testing.assert_array_equal(crops.labels[crops.protein_index[rows]].numpy(), wanted)
+    assert len(set(rows.tolist())) > 4
+    np.testing.assert_array_equal(rows, rows_of_class(crops, wanted, seed=3))
 
 
 def test_true_places_are_told_in_place_of_the_heads() -> None:
