@@ -9,14 +9,13 @@ proteins.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 
 from deepgps_core.crops import CropDataset
-from deepgps_core.cross_assay import log_nuclear_ratio, means_of_drawn, rings_around
+from deepgps_core.cross_assay import log_nuclear_ratio, rings_around
 from deepgps_core.metrics import psnr, ssim
 from deepgps_core.model import DeepGPS
 from deepgps_core.statistics import Interval, bootstrap_interval, bootstrap_intervals
@@ -121,11 +120,14 @@ def category_table(
         chosen = means[(category == name) | (name == "all")]
         for model in means.columns if len(chosen) else ():
             both = np.stack([chosen[model], chosen[model] - chosen[reference]])  # (2, proteins)
+
+            def means_of(draw: np.ndarray, both: np.ndarray = both) -> np.ndarray:
+                return both[:, draw].mean(axis=1)
+
             if len(chosen) > 1:
                 level, gain = bootstrap_intervals(
-                    partial(means_of_drawn, both), np.arange(len(chosen)),
-                    n_resamples=n_resamples, seed=seed,
-                )  # fmt: skip
+                    means_of, np.arange(len(chosen)), n_resamples=n_resamples, seed=seed
+                )
             else:
                 level, gain = (Interval(float(x), np.nan, np.nan) for x in both[:, 0])
             rows.append((name, model, *level, *gain, len(chosen)))

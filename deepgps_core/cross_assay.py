@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -254,16 +253,43 @@ def _wanted_pairs(labels: np.ndarray, pairs: str) -> np.ndarray:
     return chosen & ~np.eye(len(labels), dtype=bool)
 
 
-def _mean_over_pairs(values: np.ndarray, wanted: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Average over the wanted pairs; NaN where there are none."""
-    total = np.where(wanted, np.nan_to_num(values), 0.0).sum(axis=axis)
+def _mean_over_pairs(
+    values: np.ndarray, wanted: np.ndarray, drawn: np.ndarray, axis: int
+) -> np.ndarray:
+    """Average each protein's score over its wanted partners, each as often as drawn; else NaN."""
+    counts = wanted * np.expand_dims(drawn, 1 - axis)
     with np.errstate(invalid="ignore"):
-        return total / wanted.sum(axis=axis)
+        return (np.nan_to_num(values) * counts).sum(axis=axis) / counts.sum(axis=axis)
 
 
-def means_of_drawn(values: np.ndarray, draw: np.ndarray) -> np.ndarray:
-    """Average M scores (M, n) of the proteins drawn by a bootstrap, shape (M,)."""
-    return values[:, draw].mean(axis=1)
+def _scores_of_drawn(assay: CrossAssay, drawn: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    Score each protein under each of `CONTROLS`, its partners counting as often as they were drawn.
+
+    A bootstrap that kept everybody's partners would make the intervals of swaps too narrow. The
+    two *only* controls are mean pictures, made once: their partners stay.
+    """
+    to_nucleus, to_sequence = assay.psnr_to_nucleus_db, assay.psnr_to_sequence_db
+    of_pairs = {pairs: _wanted_pairs(assay.labels, pairs) for pairs in PAIRS}
+    swapped = {
+        f"sequence swapped{'' if pairs == 'all' else ' ' + pairs}": _mean_over_pairs(
+            to_nucleus, wanted, drawn, axis=0
+        )
+        for pairs, wanted in of_pairs.items()
+    }
+    scores = swapped | {
+        "own sequence, own nucleus": np.diag(to_nucleus),
+        "nucleus swapped": _mean_over_pairs(to_sequence, of_pairs["all"], drawn, axis=1),
+        "nucleus only": assay.nucleus_only_db,
+        "sequence only": assay.sequence_only_db,
+    }
+    return {name: scores[name] for name in CONTROLS}
+
+
+def _mean_of_drawn(values: np.ndarray, drawn: np.ndarray) -> float:
+    """Average scores, each as often as its protein was drawn; without those that are NaN."""
+    known = ~np.isnan(values) & (drawn > 0)
+    return float(np.average(values[known], weights=drawn[known])) if known.any() else np.nan
 
 
 def follow_table(assay: CrossAssay, *, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -285,7 +311,8 @@ def follow_table(assay: CrossAssay, *, n_resamples: int = 1000, seed: int = 0) -
 
         def share(draw: np.ndarray, wanted: np.ndarray = wanted) -> np.ndarray:
             cells = np.ix_(draw, draw)
-            return np.atleast_1d(_mean_over_pairs(follows[cells], wanted[cells]))
+            chosen = follows[cells][wanted[cells]]
+            return np.atleast_1d(chosen.mean() if len(chosen) else np.nan)
 
         (interval,) = bootstrap_intervals(share, everyone, n_resamples=n_resamples, seed=seed)
         rows.append((pairs, *interval, int(wanted.sum()), len(everyone)))
@@ -345,12 +372,10 @@ def assay_summary(
         ratio painted from `positive` sequences minus that from others; "side": share of pictures
         on the side of the sequence's label (`on_label_side`); "swap": PSNR lost by a sequence
         from another class minus that lost by one of the own; "own": PSNR of the own sequence
-        minus that of the mean picture of all others. 95 % intervals over proteins.
+        minus that of the mean picture of all others. 95 % intervals over proteins, each drawn
+        with its pairs; the mean picture alone is that of everybody.
     """
-    right, scores = on_label_side(assay), control_scores(assay)
-    swap = scores["sequence swapped within classes"] - scores["sequence swapped across classes"]
-    own = scores["own sequence, own nucleus"] - scores["nucleus only"]
-    paired = np.stack([swap, own])  # (2, n)
+    right, n = on_label_side(assay), len(assay.labels)
     is_positive = assay.labels == positive
 
     def of_draw(draw: np.ndarray) -> np.ndarray:
@@ -358,13 +383,18 @@ def assay_summary(
         painted, chosen = assay.log_ratio[cells].mean(axis=1), is_positive[draw]
         both = chosen.any() and not chosen.all()
         gap = painted[chosen].mean() - painted[~chosen].mean() if both else np.nan
-        lost = np.nanmean(paired[:, draw], axis=1)
-        return np.array(
-            [two_way_shares(assay.log_ratio[cells])[0], gap, right[cells].mean(), *lost]
+        drawn = np.bincount(draw, minlength=n)
+        scores = _scores_of_drawn(assay, drawn)
+        lost = (
+            scores["sequence swapped within classes"] - scores["sequence swapped across classes"],
+            scores["own sequence, own nucleus"] - scores["nucleus only"],
         )
+        return np.array(
+            [two_way_shares(assay.log_ratio[cells])[0], gap, right[cells].mean(),
+             *(_mean_of_drawn(values, drawn) for values in lost)]
+        )  # fmt: skip
 
-    everyone = np.arange(len(assay.labels))
-    intervals = bootstrap_intervals(of_draw, everyone, n_resamples=n_resamples, seed=seed)
+    intervals = bootstrap_intervals(of_draw, np.arange(n), n_resamples=n_resamples, seed=seed)
     return dict(zip(("variance", "gap", "side", "swap", "own"), intervals, strict=True))
 
 
@@ -378,22 +408,8 @@ def control_scores(assay: CrossAssay) -> pd.DataFrame:
         PSNR in dB, one column for each of `CONTROLS`; swaps are means over all partners, and
         NaN where a protein has none.
     """
-    swapped = {
-        f"sequence swapped{'' if pairs == 'all' else ' ' + pairs}": _mean_over_pairs(
-            assay.psnr_to_nucleus_db, _wanted_pairs(assay.labels, pairs), axis=0
-        )
-        for pairs in PAIRS
-    }
-    columns = swapped | {
-        "own sequence, own nucleus": np.diag(assay.psnr_to_nucleus_db),
-        "nucleus swapped": _mean_over_pairs(
-            assay.psnr_to_sequence_db, _wanted_pairs(assay.labels, "all"), axis=1
-        ),
-        "nucleus only": assay.nucleus_only_db,
-        "sequence only": assay.sequence_only_db,
-    }
-    index = pd.Index(assay.protein_ids, name="protein_id")
-    return pd.DataFrame(columns, index=index)[list(CONTROLS)]
+    scores = _scores_of_drawn(assay, np.ones(len(assay.labels), dtype=int))
+    return pd.DataFrame(scores, index=pd.Index(assay.protein_ids, name="protein_id"))
 
 
 def control_table(assay: CrossAssay, *, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -404,20 +420,22 @@ def control_table(assay: CrossAssay, *, n_resamples: int = 2000, seed: int = 0) 
     -------
     table : DataFrame
         Columns control, psnr_db, low, high, cost_db, cost_low, cost_high, n_proteins: means
-        over proteins with 95 % intervals. The cost is paired within proteins: own inputs minus
-        the control.
+        over proteins with 95 % intervals, each drawn with its pairs. The cost is paired within
+        proteins: own inputs minus the control.
     """
-    scores, rows = control_scores(assay), []
-    own = scores["own sequence, own nucleus"]
+    scores, rows, n = control_scores(assay), [], len(assay.labels)
     for name in CONTROLS:
-        known = scores[name].notna().to_numpy()
-        if known.sum() < 2:
+        known = np.flatnonzero(scores[name].notna())
+        if len(known) < 2:
             continue
-        both = np.stack([scores[name], own - scores[name]])[:, known]  # (2, proteins)
-        level, lost = bootstrap_intervals(
-            partial(means_of_drawn, both), np.arange(known.sum()),
-            n_resamples=n_resamples, seed=seed,
-        )  # fmt: skip
-        rows.append((name, *level, *lost, int(known.sum())))
+
+        def of_draw(draw: np.ndarray, name: str = name, known: np.ndarray = known) -> np.ndarray:
+            drawn = np.bincount(known[draw], minlength=n)
+            of_control = _scores_of_drawn(assay, drawn)[name]
+            lost = np.diag(assay.psnr_to_nucleus_db) - of_control
+            return np.array([_mean_of_drawn(of_control, drawn), _mean_of_drawn(lost, drawn)])
+
+        level, lost = bootstrap_intervals(of_draw, known, n_resamples=n_resamples, seed=seed)
+        rows.append((name, *level, *lost, len(known)))
     columns = ["control", "psnr_db", "low", "high", "cost_db", "cost_low", "cost_high"]
     return pd.DataFrame(rows, columns=[*columns, "n_proteins"])

@@ -187,6 +187,29 @@ def test_costs_are_own_minus_control() -> None:
     assert table.loc["nucleus swapped", "psnr_db"] == pytest.approx(15 - 1.5)
 
 
+def test_intervals_of_swaps_know_that_partners_were_drawn() -> None:
+    """
+    Where a few sequences fit all nuclei badly, another draw of proteins moves the costs with them.
+
+    Picture (i, j) scores 20 dB minus the quality of sequence i, so that nuclei differ in nothing:
+    with partners held fixed, the mean over nuclei would have next to no spread.
+    """
+    rng, widths, truth = np.random.default_rng(3), [], []
+    for _ in range(40):
+        quality = rng.exponential(size=12)
+        assay = dataclasses.replace(
+            assay_of(np.zeros((12, 12)), [LABELS[i % 2] for i in range(12)]),
+            psnr_to_nucleus_db=20 - quality[:, None] + np.zeros((12, 12)),
+        )
+        row = control_table(assay, n_resamples=200).set_index("control").loc["sequence swapped"]
+        widths.append(row["high"] - row["low"])
+        truth.append(row["psnr_db"])
+        swap = assay_summary(assay, n_resamples=100)["swap"]
+        assert swap.high - swap.low > 0.3
+    # 95 % intervals are about four standard deviations wide; of the mean of 12 they are .29 each
+    assert 2.5 < np.mean(widths) / np.std(truth) < 5.5
+
+
 @pytest.mark.parametrize(("sign", "right"), [(1.0, 1.0), (-1.0, 0.0)])
 def test_following_the_sequence_is_not_being_right(sign: float, right: float) -> None:
     """Pictures that say the opposite of the label follow the sequence as well, on no right side."""
