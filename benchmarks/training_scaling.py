@@ -3,8 +3,8 @@ Training on several GPUs: images a second and the curve of losses, beside one GP
 
 Run as ``python -m benchmarks.training_scaling [--quick]``. The project's own loop, compiled and
 lean, is started through torchrun with one process a GPU, for 1, 2, 4 ... of the machine's GPUs
-with the same batch each. Then one GPU takes as many crops a step as two together, with two seeds:
-two GPUs should follow its curve no worse than another seed does.
+with the same batch each. Then one GPU takes as many crops a step as several together, once with
+another seed: several GPUs should follow its curve no worse than another seed does.
 """
 
 from __future__ import annotations
@@ -101,29 +101,36 @@ def table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def curves(result: Mapping[str, Any]) -> dict[str, float]:
     """
-    Return how far two devices' losses are from those of one with the same crops a step.
+    Return how far several devices' losses are from those of one with the same crops a step.
 
     Returns
     -------
     apart : dict
-        Largest relative difference of an epoch's training loss: "two devices", and, as a measure
-        of what is usual, "another seed".
+        Largest relative difference of an epoch's training loss: "2 devices" and so on, where one
+        device was trained with as many crops a step; and, as a measure of what is usual,
+        "another seed" of one device.
     """
-    batch = result["rows"][0]["batch_size"]
-    one, other = (r["losses"] for r in result["rows"] if r["batch_size"] == 2 * batch)
-    (two,) = [r["losses"] for r in scaled(result) if r["devices"] == 2]
-    return {
+    rows = result["rows"]
+    alone = {(r["batch_size"], r["seed"]): r["losses"] for r in rows if r["devices"] == 1}
+
+    def difference(losses: list[float], beside: list[float]) -> float:
         # the epochs that both have
-        name: max(abs(a / b - 1) for a, b in zip(losses, one, strict=False))
-        for name, losses in (("two devices", two), ("another seed", other))
+        return max(abs(a / b - 1) for a, b in zip(losses, beside, strict=False))
+
+    apart = {
+        f"{r['devices']} devices": difference(r["losses"], alone[r["devices"] * r["batch_size"], 0])
+        for r in rows
+        if r["devices"] > 1 and (r["devices"] * r["batch_size"], 0) in alone
     }
+    (other,) = [key for key in alone if key[1]]  # one other seed is trained
+    return apart | {"another seed": difference(alone[other], alone[other[0], 0])}
 
 
 def main() -> None:
     """Measure and write after every row, so that a stop loses one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the script")
-    parser.add_argument("--crops", type=int, default=8_192)
+    parser.add_argument("--crops", type=int, default=16_384)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=128, help="on each device")
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
@@ -136,7 +143,7 @@ def main() -> None:
     given += ["--quick"] if arguments.quick else []
     there = torch.cuda.device_count() if DEVICE == "cuda" else 2
     plan = [(n, arguments.batch, 0) for n in (1, 2, 4, 8) if n <= there]
-    plan += [(1, 2 * arguments.batch, seed) for seed in (0, 1)]
+    plan += [(1, n * arguments.batch, 0) for n, _, _ in plan[1:]] + [(1, 2 * arguments.batch, 1)]
     result: dict[str, Any] = machine() | {
         "benchmark": "training on several", "crops": arguments.crops, "rows": [],
     }  # fmt: skip

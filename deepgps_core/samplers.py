@@ -30,8 +30,8 @@ def shifted(u: Tensor, shift: float) -> Tensor:
     """
     Map [0, 1] onto itself with smaller steps near 0 (Esser et al. 2024), for a shift above 1.
 
-    Averaged over thousands of pixels, noise is small: where a protein goes is settled within the
-    first hundredths of the way, and equal steps would walk past the fork.
+    Averaged over all pixels of a nucleus, noise is small: where a protein goes is settled early on
+    the way, and equal steps would walk past the fork.
 
     Examples
     --------
@@ -197,11 +197,11 @@ def colored(noise: Tensor, coarse: float) -> Tensor:
     """
     Give noise more of the coarse frequencies, of which images have most.
 
-    White noise has as much of every frequency; images vary a thousand times more from one side
-    to the other. On the way from noise to image, where in the cell the protein goes would be
-    settled within the first hundredth, by averages over thousands of noisy pixels, which a
-    network hardly learns to read: its samples then all agree. (Others add an offset or a pyramid
-    of noise for the same reason.)
+    White noise has as much of every frequency; images vary far more from one side to the other
+    than from pixel to pixel. On the way from noise to image, where in the cell the protein goes
+    would be settled very early, by averages over many noisy pixels, which a network hardly learns
+    to read: its samples then all agree. (Others add an offset or a pyramid of noise for the same
+    reason.)
 
     Parameters
     ----------

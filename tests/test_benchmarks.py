@@ -84,12 +84,15 @@ def test_several_devices_are_compared_at_the_same_batch_and_the_same_crops_a_ste
         "rows": [
             scaling_row(1, 8, 0, [5.0, 4.0]), scaling_row(2, 8, 0, [1.02, 0.5]),
             scaling_row(1, 16, 0, [1.0, 0.5]), scaling_row(1, 16, 1, [1.0, 0.55]),
+            scaling_row(4, 8, 0, [2.1, 0.5]), scaling_row(1, 32, 0, [2.0, 0.5]),
+            scaling_row(8, 8, 0, [9.0, 9.0]),
         ],
     }  # fmt: skip
-    (row,) = training_scaling.table(result)
+    row, *_ = training_scaling.table(result)
     assert (row["ratio"], row["beside"]) == (pytest.approx(1.8), "1 x 8")
     apart = training_scaling.curves(result)
-    assert apart == {"two devices": pytest.approx(0.02), "another seed": pytest.approx(0.1)}
+    expected = {"2 devices": 0.02, "4 devices": 0.05, "another seed": 0.1}  # none beside 8
+    assert apart == pytest.approx(expected)
 
 
 def test_learnable_crops_follow_their_labels() -> None:
