@@ -49,6 +49,7 @@ import torch
 ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "benchmarks").is_dir())
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.half_precision import compared
 from benchmarks.table import as_markdown, one_table, read_results, shown
 from benchmarks.training_scaling import curves, scaled
 from deepgps_core.dataset import sha256_of
@@ -197,29 +198,27 @@ tell(
         for way, rows in per_way
     )
     + f"\n\n{precision['held_out_proteins']} held-out proteins, {precision['images']} images, "
-    f"{precision['epochs']} epochs, {precision['machine']}."
+    f"{precision['epochs']} epochs, {precision['machine']}. {precision.get('conditions', '')}"
 )
-single = trained[trained["way"] == "single precision"]
-verdicts_by = []
-for way, rows in per_way:
-    if way == "single precision":
-        continue
-    for loss in ("image_loss", "label_loss"):
-        spread = rows[loss].std()
-        apart = rows[loss].mean() - single[loss].mean()
+losses = {"image_loss": "image loss", "label_loss": "label loss", "auroc": "AUROC"}
+verdicts_by, clear, wider = [], 0, 0
+for loss, name in losses.items():
+    by_way = compared(precision["rows"], loss)
+    of_seeds = by_way["sd of seeds"].iloc[0]
+    for way, row in by_way.iloc[1:].iterrows():
+        clear += abs(row["difference"]) > row["half_width"]
+        wider += abs(row["difference"]) > of_seeds
         verdicts_by.append(
-            f"{loss.replace('_', ' ')} of {way}: {apart:+.4f} from single precision, where seeds have "
-            f"a standard deviation of {spread:.4f}"
+            f"- {name}, {way}: {row['difference']:+.4f} (± {row['half_width']:.4f}) from single "
+            f"precision, whose seeds have a standard deviation of {of_seeds:.4f}"
         )
 tell(
-    "; ".join(verdicts_by)
-    + ". "
-    + (
-        "Single precision was trained with one seed only: whether the ways differ cannot be told yet."
-        if single["seed"].nunique() < 3
-        else "A way is as good if it is no further away than seeds are."
-    )
-)
+    "\n".join(verdicts_by)
+    + "\n\nDifferences are paired by seed, with half the width of their 95 % interval. "
+    + f"{clear or 'None'} of the {len(verdicts_by)} {'are' if clear > 1 else 'is'} clear of zero, "
+    f"{wider or 'none'} larger than the standard deviation between seeds. With "
+    f"{trained['seed'].nunique()} seeds only large differences could be clear."
+)  # fmt: skip
 
 # %% [markdown]
 # ## Several GPUs
@@ -416,7 +415,8 @@ tell(
 # most, where the processor has instructions for it. A single sample on a GPU waited for Python,
 # which launched each of the network's small operations anew in every step; now the second step is
 # recorded and the others replay it, to the same last bit. Hundreds of samples a second come only
-# out of a batch.
+# out of a batch. (Chapter 19 times a sample, too, beside whatever else its machine does then; what
+# counts is the table above, measured with nothing beside.)
 #
 # ## Here and now
 #
