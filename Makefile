@@ -9,7 +9,7 @@ PROFILE ?= demo
 ONLY ?=
 JOBS ?= 1
 SOLUTIONS ?= 1
-BUILD_BOOK := $(BIN)/jupyter-book build -W -n --keep-going -q
+BUILD_BOOK := $(BIN)/jupyter-book build --all -W -n --keep-going -q
 # pages without solutions are laid out apart, so that no file of them holds one
 ifeq ($(SOLUTIONS),0)
 STAGE := --no-solutions
@@ -29,6 +29,9 @@ endif
 
 book: .venv/.installed  ## execute what changed and build the book (ONLY=06, PROFILE=demo, JOBS=2, SOLUTIONS=0)
 	$(BIN)/python book/build.py run --profile $(PROFILE) --only "$(ONLY)" --jobs $(JOBS)
+ifneq ($(ONLY),)
+	$(BIN)/python book/build.py fill
+endif
 ifeq ($(SOLUTIONS),0)
 	$(BIN)/python book/build.py stage --executed $(STAGE)
 endif

@@ -3,8 +3,9 @@ Execute the notebooks and stage the book: what the Makefile's targets call.
 
 The source of a chapter is ``notebooks/NN_name.py``. ``run`` executes each into
 ``book/executed/`` and never writes ``notebooks/``; ``record`` keeps those executions as the
-committed pairs ``notebooks/NN_name.ipynb``, the edition of record; ``stage`` lays out a book
-made of the pairs alone; ``check`` says whether every pair still belongs to its source.
+committed pairs ``notebooks/NN_name.ipynb``, the edition of record; ``fill`` shows pairs where a
+chapter was not executed; ``stage`` lays out a book made of the pairs alone; ``check`` says whether
+every pair still belongs to its source.
 """
 
 from __future__ import annotations
@@ -328,9 +329,24 @@ def record(only: str) -> None:
         if not executed.exists():
             sys.exit(f"{executed.relative_to(ROOT)} not found; run `make book` first")
         notebook = nbformat.read(executed, as_version=4)
+        if not notebook.metadata["deepgps"]["key"]:
+            continue  # the pair itself (`fill`)
         if notebook.metadata["deepgps"]["source_sha256"] != sha256_of_text(path):
             sys.exit(f"{executed.relative_to(ROOT)} is older than its source; run `make book`")
         nbformat.write(notebook, NOTEBOOKS / f"{path.stem}.ipynb")
+
+
+def fill() -> None:
+    """Show the recorded pair of every chapter that was not executed here, as it is."""
+    for path in sources():
+        executed, pair = EXECUTED / f"{path.stem}.ipynb", path.with_suffix(".ipynb")
+        if executed.exists() or not pair.exists():
+            continue
+        notebook = nbformat.read(pair, as_version=4)
+        notebook.metadata["deepgps"]["key"] = ""  # no execution of this machine: it counts for none
+        EXECUTED.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, executed)
+        print(f"{path.stem}: not executed here, shown as recorded", flush=True)
 
 
 def stale_pairs() -> Iterable[str]:
@@ -392,6 +408,7 @@ def main() -> None:
     steps = parser.add_subparsers(dest="step", required=True)
     for name, text in (
         ("run", "execute the notebooks that changed"),
+        ("fill", "show the committed pairs of chapters that were not executed"),
         ("record", "keep the executions as committed pairs"),
         ("check", "say which committed pairs are stale"),
         ("stage", "lay out the book of the committed pairs"),
@@ -413,6 +430,8 @@ def main() -> None:
         run_side_by_side(arguments.profile, arguments.only, arguments.jobs, arguments.keep_going)
     elif arguments.step == "run":
         run(arguments.profile, arguments.only)
+    elif arguments.step == "fill":
+        fill()
     elif arguments.step == "record":
         record(arguments.only)
     elif arguments.step == "check":

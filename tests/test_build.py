@@ -190,6 +190,23 @@ def test_pairs_are_recorded_and_become_stale(build: ModuleType) -> None:
         build.stage(build.BUILD / "edition")
 
 
+@pytest.mark.slow
+def test_a_chapter_alone_is_shown_among_recorded_ones(build: ModuleType) -> None:
+    """After ONLY=..., others are shown as recorded; that is no execution, nor a new recording."""
+    (build.NOTEBOOKS / "02_two.py").write_text(CHAPTER)
+    build.run("demo", "")
+    build.record("")
+    recorded = (build.NOTEBOOKS / "02_two.ipynb").read_bytes()
+    shutil.rmtree(build.EXECUTED)
+    build.run("demo", "01")
+    build.fill()
+    assert {path.stem for path in build.EXECUTED.glob("*.ipynb")} == {"01_one", "02_two"}
+    key = build.execution_key(build.NOTEBOOKS / "02_two.py", build.read_profile("demo"))
+    assert build.executed_key(build.EXECUTED / "02_two.ipynb") != key
+    build.record("")
+    assert (build.NOTEBOOKS / "02_two.ipynb").read_bytes() == recorded
+
+
 def test_wrong_names_are_answered_with_the_right_ones(build: ModuleType) -> None:
     """An unknown profile or notebook stops with the list of those there are."""
     with pytest.raises(SystemExit, match="demo, other"):
