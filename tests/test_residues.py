@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from deepgps_core.encoders import (
     EMBEDDED_WEIGHTS,
     CompositionEncoder,
     ESM2Encoder,
+    embed_dataset,
     load_encoder,
 )
 from deepgps_core.model import DeepGPSConfig
@@ -100,10 +101,8 @@ def test_goes_on_where_it_was_stopped(tiny: Dataset) -> None:
     assert not list((tiny.path / "features").glob(".*"))
 
 
-def test_killed_by_force_it_goes_on(
-    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After kill -9 in the middle, the rest is embedded, and all is as undisturbed."""
+def two_datasets(tmp_path: Path, data_root: Path) -> tuple[Dataset, Dataset]:
+    """Return a dataset of 48 proteins twice: one to be killed over, one to be left alone."""
     rng = np.random.default_rng(0)
     names = [f"Q{n:02d}" for n in range(48)]
     texts = ["M" + "".join(rng.choice(list(AMINO_ACIDS), 200 + n)) for n in range(48)]
@@ -113,37 +112,90 @@ def test_killed_by_force_it_goes_on(
     )  # fmt: skip
     made = make_tiny(tmp_path / "tiny").info
     killed, whole = (Dataset.create(data_root / n, made, proteins) for n in ("killed", "whole"))
-    killed.write_features("embedded", {name: np.zeros(320, np.float32) for name in names})
-    command = "from deepgps_core.cli import main; main()"
-    asked = ["embed", str(killed.path), "--residues", "--limit", "100", "--batch-tokens", "300"]
+    return killed, whole
+
+
+def kill_when(ready: Callable[[], bool], command: str, *arguments: str) -> None:
+    """Run Python code in a process of its own until `ready`, then kill -9."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", command, *asked], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", command, *arguments], env=environment, stdout=subprocess.DEVNULL
     )
-    features, deadline = killed.path / "features", time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        logs = list(features.glob(".*.done"))
-        if logs and logs[0].read_text().count("\n") >= 4:
-            break
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not ready():
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
-    done = set(next(iter(features.glob(".*.done"))).read_text().split("\n")[:-1])
-    assert 4 <= len(done) < 48 and not list(features.glob("embedded-*"))
-    encoder, later = ESM2Encoder(), []
+
+
+def watched(encoder: ESM2Encoder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that will hold the names of the proteins which the encoder is asked for."""
+    asked: list[str] = []
     iterate = encoder.iterate
 
-    def watched(sequences: Mapping[str, str], per_residue: bool = False) -> Iterator[Any]:
-        later.extend(sequences)
+    def watch(sequences: Mapping[str, str], per_residue: bool = False) -> Iterator[Any]:
+        asked.extend(sequences)
         return iterate(sequences, per_residue)
 
-    monkeypatch.setattr(encoder, "iterate", watched)
+    monkeypatch.setattr(encoder, "iterate", watch)
+    return asked
+
+
+def test_killed_by_force_it_goes_on(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After kill -9 in the middle, the rest is embedded, and all is as undisturbed."""
+    killed, whole = two_datasets(tmp_path, data_root)
+    names = list(killed.sequences())
+    killed.write_features("embedded", {name: np.zeros(320, np.float32) for name in names})
+    features = killed.path / "features"
+
+    def ready() -> bool:
+        logs = list(features.glob(".*.done"))
+        return bool(logs) and logs[0].read_text().count("\n") >= 4
+
+    asked = ["embed", str(killed.path), "--residues", "--limit", "100", "--batch-tokens", "300"]
+    kill_when(ready, "from deepgps_core.cli import main; main()", *asked)
+    done = set(next(iter(features.glob(".*.done"))).read_text().split("\n")[:-1])
+    assert 4 <= len(done) < 48 and not list(features.glob("embedded-*"))
+    encoder = ESM2Encoder()
+    later = watched(encoder, monkeypatch)
     embed_residues(killed, encoder, max_residues=100)
     assert sorted(later) == sorted(set(names) - done)
     embed_residues(whole, ESM2Encoder(), max_residues=100)
     found, expected = (read_residues(d, "embedded", names)[0] for d in (killed, whole))
     # other batches round differently in the last of 16 bits
     np.testing.assert_allclose(found.astype(float), expected.astype(float), rtol=2e-3, atol=1e-3)
+
+
+EMBED = """
+import sys
+from deepgps_core.dataset import Dataset
+from deepgps_core.encoders import ESM2Encoder, embed_dataset
+embed_dataset(Dataset(sys.argv[1]), ESM2Encoder(batch_tokens=300), save_every_s=0)
+"""
+
+
+def test_pooled_vectors_killed_by_force_go_on(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for one vector a protein, which are saved together from time to time."""
+    killed, whole = two_datasets(tmp_path, data_root)
+
+    def saved() -> set[str]:
+        path = killed.path / "features" / "embedded.npz"
+        return set(killed.features("embedded")) if path.exists() else set()
+
+    kill_when(lambda: len(saved()) >= 4, EMBED, str(killed.path))
+    done = saved()
+    assert 4 <= len(done) < 48
+    encoder = ESM2Encoder()
+    later = watched(encoder, monkeypatch)
+    found = embed_dataset(killed, encoder)
+    assert sorted(later) == sorted(found.keys() - done)
+    expected = embed_dataset(whole, ESM2Encoder())
+    for name, vector in expected.items():
+        np.testing.assert_allclose(found[name], vector, atol=1e-5)
 
 
 def test_a_name_cut_off_by_a_kill_is_not_done(tiny: Dataset) -> None:
