@@ -12,10 +12,13 @@ import dataclasses
 import hashlib
 import json
 import os
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +52,26 @@ class InputError(ValueError):
 def data_root() -> Path:
     """Return the folder that holds datasets and runs: ``DEEPGPS_DATA``, else ``./data``."""
     return Path(os.environ.get("DEEPGPS_DATA", "data"))
+
+
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Return a pool of fresh processes, which end with this one, even where it is killed."""
+    # fresh: forking after TensorFlow has started its threads can hang
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_end_with_parent
+    )
+
+
+def _end_with_parent() -> None:
+    """Watch the process that started this one; without it, a worker would wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

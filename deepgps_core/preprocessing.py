@@ -14,9 +14,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +38,7 @@ from deepgps_core.dataset import (
     config_hash,
     read_field_tiff,
     sha256_of,
+    worker_pool,
     write_table,
 )
 from deepgps_core.nuclei import find_nuclei, read_nuclei
@@ -279,6 +278,5 @@ def _in_processes(
     if workers == 1 or len(items) < 8:
         yield from map(work, items)
         return
-    # fresh processes: forking after TensorFlow has started its threads can hang
-    with ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn")) as pool:
+    with worker_pool(min(workers, len(items))) as pool:
         yield from pool.map(work, items)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +198,40 @@ def test_config_hash_depends_on_values_only() -> None:
     assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
     assert config_hash({"a": 1}) != config_hash({"a": 2})
     assert config_hash(INFO) == config_hash(INFO)
+
+
+POOL = """
+import os, time
+from deepgps_core.dataset import worker_pool
+
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        print(*{pool.submit(os.getpid).result() for _ in range(20)}, flush=True)
+        time.sleep(60)
+"""
+
+
+def is_running(pid: int) -> bool:
+    """Say whether there is such a process that is more than a name."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/status")
+    return not status.exists() or "State:\tZ" not in status.read_text()
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """After kill -9 of the process that made them, workers do not wait for ever."""
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert workers and all(map(is_running, workers))
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))

@@ -14,8 +14,6 @@ import dataclasses
 import os
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +29,7 @@ from deepgps_core.dataset import (
     atomic_path,
     config_hash,
     sha256_of,
+    worker_pool,
 )
 from deepgps_core.sources._cells import CellGeometry, Cells, draw_cells, smooth_noise
 from deepgps_core.sources._staining import Staining, stain, through_jpeg
@@ -344,7 +343,7 @@ def simulate_dataset(
             file = path / "fields" / identity / f"{name}.tif"
             jobs.append((name, file, locations, protein_id, number))
     rows = []
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers or os.cpu_count() or 1) as pool:
         futures = [
             pool.submit(_write_field, file, locations, protein_id, number, config)
             for _, file, locations, protein_id, number in jobs
