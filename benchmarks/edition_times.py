@@ -25,11 +25,12 @@ PARTS: dict[str, tuple[str, str, float]] = {
 
 
 def chapters(folder: Path) -> dict[str, tuple[str, float]]:
-    """Return profile and seconds of each executed chapter, by its number."""
+    """Return profile and seconds of each chapter executed here, by its number."""
     found = {}
     for path in sorted(folder.glob("*.ipynb")):
         about = nbformat.read(path, as_version=4).metadata["deepgps"]
-        found[path.stem.split("_")[0]] = (about["profile"], float(about["seconds"]))
+        if about["key"]:  # else it is shown as recorded elsewhere
+            found[path.stem.split("_")[0]] = (about["profile"], float(about["seconds"]))
     return found
 
 

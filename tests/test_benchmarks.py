@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 
 pytest.importorskip("pyuul")
-from benchmarks import half_precision, training_scaling
+from benchmarks import edition_times, half_precision, training_scaling
 from benchmarks.__main__ import NEEDS, PARTS, reason_to_skip
 from benchmarks.common import RESULTS, growth, memory_mib, result_path, timed, write_results
 from benchmarks.table import COLUMNS, TABLES, as_markdown, one_table, read_results, shown
@@ -115,3 +116,12 @@ def test_ways_of_computing_are_compared_seed_by_seed() -> None:
     assert table.loc[second, "difference"] == pytest.approx(0.25)
     assert table.loc[second, "half_width"] == pytest.approx(0.0)
     assert table["sd of seeds"].tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_times_are_those_of_chapters_executed_here(tmp_path: Path) -> None:
+    """A chapter that is only shown as recorded, with no key, took no time here."""
+    for name, key in (("01_one", "abc"), ("02_two", "")):
+        notebook = nbformat.v4.new_notebook()
+        notebook.metadata["deepgps"] = {"key": key, "profile": "demo", "seconds": 12}
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    assert edition_times.chapters(tmp_path) == {"01": ("demo", 12.0)}
