@@ -20,6 +20,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from tqdm import tqdm
 
@@ -96,6 +97,9 @@ class DeepGPSModule(pl.LightningModule):
         self._sums["train"] = torch.zeros(4, device=self.device)
 
     def on_validation_epoch_start(self) -> None:
+        # the first process's are the ones that are saved, so all are scored with them
+        for buffer in self.model.buffers() if self.trainer.world_size > 1 else ():
+            torch.distributed.broadcast(buffer, src=0)
         self._sums["validation"] = torch.zeros(4, device=self.device)
 
     def _losses(self, batch: Batch, part: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,6 +229,19 @@ def _one_program(config: TrainingConfig) -> AbstractContextManager[Any]:
     return dynamo.patch(optimize_ddp=False)
 
 
+def _strategy(n_processes: int) -> DDPStrategy | str:
+    """
+    Say how processes share the work; those that Lightning starts itself, as it sees fit.
+
+    What batch normalization counts is passed on once an epoch, see `DeepGPSModule`, and not before
+    every step; gradients are averaged where they lie. On two H200s a step of 128 crops each took
+    69.1 ms so, 70.0 ms by default, and 66.7 ms without a second GPU.
+    """
+    if n_processes == 1 or "LOCAL_WORLD_SIZE" not in os.environ:
+        return "auto"
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
 def _checkpoint(last: Path) -> Path | None:
     """Return the point to resume from, if there is one; nothing in it is executed."""
     if not last.exists():
@@ -258,8 +275,8 @@ def train_network(module: DeepGPSModule, recorder: Recorder, last: Path) -> pl.T
         with _quiet(), _one_program(config):
             trainer = pl.Trainer(
                 accelerator="auto", devices=devices, num_nodes=machines, max_epochs=config.epochs,
-                precision=precision, callbacks=[recorder], logger=False,
-                enable_checkpointing=False, enable_progress_bar=False,
+                strategy=_strategy(devices * machines), precision=precision, callbacks=[recorder],
+                logger=False, enable_checkpointing=False, enable_progress_bar=False,
                 enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=last.parent,
             )  # fmt: skip
             trainer.fit(module, ckpt_path=_checkpoint(last), weights_only=True)

@@ -57,6 +57,10 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     for column in ("train_image_loss", "train_label_loss", "validation_image_loss"):
         np.testing.assert_allclose(together.history[column], alone.history[column], rtol=0.01)
     assert len(together.history) == 3 and len(together.crops) == len(alone.crops)
+    # both processes score with what the first one saves, batch normalization's counts too
+    validation = together.crops[together.crops["split"] == "validation"]
+    saved = validation.groupby("protein_id")["image_loss"].mean().mean()
+    np.testing.assert_allclose(together.history["validation_image_loss"].min(), saved, rtol=1e-5)
     assert not (tmp_path / "together" / ".resume").exists()
 
 
