@@ -99,31 +99,32 @@ def table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def curves(result: Mapping[str, Any]) -> dict[str, float]:
+def curves(result: Mapping[str, Any]) -> dict[str, list[float]]:
     """
     Return how far several devices' losses are from those of one with the same crops a step.
 
     Returns
     -------
     apart : dict
-        Largest relative difference of an epoch's training loss: "2 devices" and so on, where one
-        device was trained with as many crops a step; and, as a measure of what is usual,
-        "another seed" of one device.
+        Relative difference of the training loss in each epoch that both have: "2 devices" and so
+        on, where one device was trained with as many crops a step; and, as a measure of what is
+        usual, "another seed" of one device.
     """
     rows = result["rows"]
     alone = {(r["batch_size"], r["seed"]): r["losses"] for r in rows if r["devices"] == 1}
 
-    def difference(losses: list[float], beside: list[float]) -> float:
-        # the epochs that both have
-        return max(abs(a / b - 1) for a, b in zip(losses, beside, strict=False))
+    def differences(losses: list[float], beside: list[float]) -> list[float]:
+        return [a / b - 1 for a, b in zip(losses, beside, strict=False)]
 
     apart = {
-        f"{r['devices']} devices": difference(r["losses"], alone[r["devices"] * r["batch_size"], 0])
+        f"{r['devices']} devices": differences(
+            r["losses"], alone[r["devices"] * r["batch_size"], 0]
+        )
         for r in rows
         if r["devices"] > 1 and (r["devices"] * r["batch_size"], 0) in alone
     }
     (other,) = [key for key in alone if key[1]]  # one other seed is trained
-    return apart | {"another seed": difference(alone[other], alone[other[0], 0])}
+    return apart | {"another seed": differences(alone[other], alone[other[0], 0])}
 
 
 def main() -> None:
@@ -156,7 +157,7 @@ def main() -> None:
         share = row["images_per_s"] / one["images_per_s"] / row["devices"]
         print(f"{row['setting']}: {row['images_per_s']:,.0f} images/s, {share:.1%} of linear")
     if several:
-        print("largest difference of losses:", curves(result))
+        print("losses apart, epoch by epoch:", curves(result))
 
 
 if __name__ == "__main__":
