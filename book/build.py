@@ -171,6 +171,23 @@ def fail(path: Path, error: PapermillExecutionError, partial: Path) -> None:
     )
 
 
+def run_kernel(
+    prepared: Path, partial: Path, parameters: dict[str, Any], attempts: int = 3
+) -> None:
+    """Execute a notebook file; again where another kernel took a port before this one could."""
+    for attempt in range(1, attempts + 1):
+        try:
+            papermill.execute_notebook(
+                str(prepared), str(partial), parameters=parameters, kernel_name="python3",
+                cwd=str(ROOT), progress_bar=sys.stderr.isatty(),
+            )  # fmt: skip
+            return
+        except RuntimeError as error:
+            # ports are chosen before they are bound, so chapters that begin at once can collide
+            if "died before replying" not in str(error) or attempt == attempts:
+                raise
+
+
 def execute(path: Path, profile: dict[str, Any]) -> float:
     """Execute one notebook into ``book/executed``; return the seconds it took."""
     parameters = notebook_parameters(path, profile)
@@ -183,10 +200,7 @@ def execute(path: Path, profile: dict[str, Any]) -> float:
     nbformat.write(notebook, prepared)
     start = time.monotonic()
     try:
-        papermill.execute_notebook(
-            str(prepared), str(partial), parameters=parameters, kernel_name="python3",
-            cwd=str(ROOT), progress_bar=sys.stderr.isatty(),
-        )  # fmt: skip
+        run_kernel(prepared, partial, parameters)
     except PapermillExecutionError as error:
         fail(path, error, partial)
     seconds = time.monotonic() - start

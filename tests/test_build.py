@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from types import ModuleType
 
 import nbformat
 import pytest
+from jupyter_client.provisioning.local_provisioner import LocalPortCache
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTER = """# %% [markdown]
@@ -85,6 +87,24 @@ def test_only_what_changed_is_executed(
         key = build.execution_key(build.NOTEBOOKS / "01_one.py", profile)
         assert key != before, change
         before = key
+
+
+@pytest.mark.slow
+def test_a_port_taken_by_another_kernel_is_no_failure(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first kernel is given a port that is in use and dies; the next one runs the chapter."""
+    choose, given = LocalPortCache.find_available_port, []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+
+        def find(cache: LocalPortCache, ip: str) -> int:
+            given.append(taken.getsockname()[1] if not given else choose(cache, ip))
+            return given[-1]
+
+        monkeypatch.setattr(LocalPortCache, "find_available_port", find)
+        build.run("demo", "")
+    assert executed(build).cells[-1].outputs[0].text.startswith("10")
+    assert given[0] not in given[1:] and len(given) >= 10, "one kernel only"
 
 
 def test_a_chapter_of_measured_speeds_follows_what_is_kept(build: ModuleType) -> None:
