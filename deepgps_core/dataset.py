@@ -9,9 +9,11 @@ where the data came from, of segmentation, or of models. No torch here.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,8 @@ import pandas as pd
 import tifffile
 import yaml
 import zarr
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 #: The 20 amino acids and the letters UniProt uses for unusual or unknown residues.
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
@@ -72,6 +76,31 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def one_at_a_time(path: Path | str) -> Iterator[None]:
+    """
+    Let one process at a time make `path`; others wait, say so, and find it made.
+
+    A lock file beside it, hidden, is freed by the system however its process ends. Where nothing
+    can be written there is nothing to make, and nobody waits.
+    """
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        tqdm.write(f"{path}: another process is at work on it; waiting.", file=sys.stderr)
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

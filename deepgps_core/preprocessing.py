@@ -36,6 +36,7 @@ from deepgps_core.dataset import (
     Dataset,
     InputError,
     config_hash,
+    one_at_a_time,
     read_field_tiff,
     sha256_of,
     worker_pool,
@@ -99,10 +100,11 @@ def prepare(
     config = config or PreprocessingConfig()
     workers = workers or os.cpu_count() or 1
     hidden = dataset.path / ".prepare"
-    found = find_nuclei(dataset, config, segmenter, hidden)
-    _warn_of_empty_fields(dataset, found)
-    write_crops(dataset, found, config, workers, hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    with one_at_a_time(dataset.path):
+        found = find_nuclei(dataset, config, segmenter, hidden)
+        _warn_of_empty_fields(dataset, found)
+        write_crops(dataset, found, config, workers, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
     return Dataset(dataset.path)
 
 

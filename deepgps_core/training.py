@@ -10,8 +10,10 @@ and really a copy, and the test proteins are not looked at before training ends.
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +27,7 @@ from deepgps_core.dataset import (
     InputError,
     config_hash,
     data_root,
+    one_at_a_time,
     write_table,
     write_yaml,
 )
@@ -276,7 +279,7 @@ def fit(
     Train a model, or return it if it has been trained already.
 
     Training that was killed goes on from its last whole epoch and ends with the numbers it
-    would have had undisturbed.
+    would have had undisturbed. Who asks for a run that another process is training waits for it.
 
     Parameters
     ----------
@@ -300,11 +303,15 @@ def fit(
         dataset, split_name, model_config or DeepGPSConfig(), training_config or TrainingConfig(),
         run_path,
     )  # fmt: skip
-    found = _finished(plan, replace)
-    if found:
-        return found
+    together = int(os.environ.get("WORLD_SIZE", 1)) > 1  # processes of one training
+    with nullcontext() if together else one_at_a_time(plan.path):
+        return _finished(plan, replace) or _train(dataset, plan)
+
+
+def _train(dataset: Dataset, plan: Run) -> Run:
+    """Train what is planned, and return it."""
     config = plan.training_config
-    split = dataset.split(split_name)
+    split = dataset.split(plan.split_name)
     crops = load_crops(
         dataset, list(split.index), encoder=config.encoder, labels=plan.labels,
         crop_size_px=plan.model_config.crop_size_px, structures=config.structures,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,6 +26,7 @@ from deepgps_core.dataset import (
     atomic_path,
     check_sequence,
     config_hash,
+    one_at_a_time,
     read_field_tiff,
     sha256_of,
 )
@@ -235,3 +238,20 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(is_running, workers))
+
+
+def test_where_nothing_can_be_written_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a read-only disk what is finished is read without a lock; other errors are not hidden."""
+    numbers = iter([errno.EROFS, errno.ENOSPC])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(next(numbers), "refused")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with one_at_a_time(tmp_path / "made"):
+        entered = True
+    assert entered
+    with pytest.raises(OSError, match="refused"), one_at_a_time(tmp_path / "made"):
+        pass

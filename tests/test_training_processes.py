@@ -89,3 +89,22 @@ def test_training_killed_by_the_system_ends_as_if_undisturbed(tmp_path: Path) ->
     for name in ("proteins", "crops"):
         assert (ours.path / f"{name}.csv").read_text() == (theirs.path / f"{name}.csv").read_text()
     assert ours.history.drop(columns="seconds").equals(theirs.history.drop(columns="seconds"))
+
+
+@pytest.mark.slow
+def test_two_who_ask_for_the_same_run_train_it_once(tmp_path: Path) -> None:
+    """Started together, as by two notebooks: one trains, one waits and says so, both end well."""
+    make_tiny(tmp_path / "tiny")
+    undisturbed = train(tmp_path, "undisturbed", [], epochs=30)
+    command = command_of(tmp_path, "shared", epochs=30)
+    both = [
+        subprocess.Popen(command, env=environment_of(tmp_path), stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("another process is at work on it" in text for text in said) == 1
+    shared = load_run(tmp_path / "shared")
+    expected = load_run(undisturbed).history.drop(columns="seconds")
+    assert shared.history.drop(columns="seconds").equals(expected)
+    assert not (shared.path / ".resume").exists()
