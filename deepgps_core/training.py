@@ -303,7 +303,8 @@ def fit(
         dataset, split_name, model_config or DeepGPSConfig(), training_config or TrainingConfig(),
         run_path,
     )  # fmt: skip
-    together = int(os.environ.get("WORLD_SIZE", 1)) > 1  # processes of one training
+    # processes of one training, whoever starts them, must not wait for each other
+    together = plan.training_config.devices > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1
     with nullcontext() if together else one_at_a_time(plan.path):
         return _finished(plan, replace) or _train(dataset, plan)
 
