@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 
 def pytest_configure() -> None:
-    """Keep TensorFlow's start-up messages and progress bars out of the report."""
+    """Keep TensorFlow's start-up messages and progress bars out of the report, and time nothing."""
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")  # hypothesis would fail a property that takes over 200 ms
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TQDM_DISABLE", "1")
 

@@ -54,13 +54,13 @@ EXPECTED = {
     "A3": lambda v: True,
     "A4": lambda v: v["n_residues"] == 400,
 }  # fmt: skip
-#: What a block prints has to contain this.
+#: What a block prints has to contain (a pattern; how long something takes is never asserted).
 PRINTED = {
-    "09": "exact 0.629, one-vs-rest 0.814",
+    "09": r"exact 0\.629, one-vs-rest 0\.814",
     "18": "single-4",
-    "15": "estimate=1.0",
-    "A3": "'f1': 1.0",
-    "A4": "400 0.",
+    "15": r"estimate=1\.0",
+    "A3": r"'f1': 1\.0",
+    "A4": r"(?m)^400 \d+\.\d{3} s$",
     "08": "PairedTest",
 }
 
@@ -128,4 +128,4 @@ def test_lines_run(
     exec(compile(BLOCKS[title], title, "exec"), values)
     key = title if title == "The cross-assay" else title.split(" ")[0]
     assert EXPECTED[key](values)
-    assert PRINTED.get(key, "") in capsys.readouterr().out
+    assert re.search(PRINTED.get(key, ""), capsys.readouterr().out)
