@@ -9,6 +9,7 @@ protein, layers that treat tokens alike do not notice, and attention is told whe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-try:  # from torch 2.10 on
-    from torch.nn.attention import varlen
-except ImportError:
-    varlen = None  # type: ignore[assignment]
-#: Whether a GPU has one kernel for all proteins of a row; without it they are done one by one.
-HAS_VARLEN = varlen is not None
+#: Whether a GPU has one kernel for all proteins of a row (from torch 2.10 on); without it they are
+#: done one by one.
+HAS_VARLEN = find_spec("torch.nn.attention.varlen") is not None
 #: Longest stretch ESM-2 was trained on, in residues.
 WINDOW_RESIDUES = 1022
 #: Residues two neighboring windows share at least; each sees this much context beside it.
@@ -63,10 +61,13 @@ class Packed(NamedTuple):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Let each token look at those of its own protein; all shapes (1, heads, T, d)."""
-        if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and varlen:
+        if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and HAS_VARLEN:
+            # brings torch's compiler, two seconds that a processor need not wait
+            from torch.nn.attention.varlen import varlen_attn
+
             longest = max(self.lengths)
             q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, d)
-            attended = varlen.varlen_attn(q, k, v, self.bounds, self.bounds, longest, longest)
+            attended = varlen_attn(q, k, v, self.bounds, self.bounds, longest, longest)
             assert isinstance(attended, Tensor)  # without auxiliary outputs
             return attended.transpose(0, 1)[None]
         parts = zip(*(x.split(self.lengths, dim=2) for x in (query, key, value)), strict=True)

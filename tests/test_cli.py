@@ -79,6 +79,14 @@ def test_help_needs_no_heavy_library() -> None:
     assert done.stdout.strip().endswith("[]")
 
 
+def test_predicting_starts_without_a_compiler_or_a_trainer() -> None:
+    """Prediction imports neither torch's compiler nor what only training needs: seconds a start."""
+    heavy = "{'torch._dynamo', 'pytorch_lightning', 'sklearn', 'tensorflow', 'matplotlib'}"
+    code = f"import sys, deepgps_core.predictor\nprint(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_from_split_to_scores(dataset: Dataset, config: Path, data_root: Path) -> None:
     """Split, train, train again, evaluate and list: each says where its result lies."""
     made = call(
