@@ -179,7 +179,8 @@ class Run:
             raise InputError(
                 f"{path}: damaged or of another model ({reason}); train it again."
             ) from None
-        return model.eval()
+        # convolutions draw up to half faster so, on a processor too
+        return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
     def history(self) -> pd.DataFrame:

@@ -195,7 +195,8 @@ def _load(module: Module, stem: Path) -> Module:
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: missing or damaged ({reason}); install again.") from None
-    return module.eval()
+    # convolutions draw up to half faster so, on a processor too
+    return module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def save_shipped(model: ShippedModel, folder: Path = MODELS_PATH) -> None:
