@@ -7,7 +7,7 @@ PY ?= python3
 BIN := .venv/bin
 PROFILE ?= demo
 ONLY ?=
-JOBS ?= 1
+JOBS ?= 2
 SOLUTIONS ?= 1
 BUILD_BOOK := $(BIN)/jupyter-book build --all -W -n --keep-going -q
 # pages without solutions are laid out apart, so that no file of them holds one
@@ -27,7 +27,7 @@ endif
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[segment,fetch,equivariant,web,book,dev]'
 	@touch $@
 
-book: .venv/.installed  ## execute what changed and build the book (ONLY=06, PROFILE=demo, JOBS=2, SOLUTIONS=0)
+book: .venv/.installed  ## execute what changed and build the book (ONLY=06, PROFILE=demo, JOBS=1, SOLUTIONS=0)
 	$(BIN)/python book/build.py run --profile $(PROFILE) --only "$(ONLY)" --jobs $(JOBS)
 ifneq ($(ONLY),)
 	$(BIN)/python book/build.py fill

@@ -29,6 +29,7 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -45,6 +46,7 @@ REUSES = {
 }  # fmt: skip
 #: Quiet libraries, so that a page holds results and not logs; progress shows cell by cell.
 QUIET = {"TQDM_DISABLE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+BAR = "{n_fmt} of {total_fmt} chapters |{bar}| {elapsed}{postfix}"
 
 
 def sources(only: str = "") -> list[Path]:
@@ -284,7 +286,15 @@ def visible_gpus() -> list[str]:
 def begin(stem: str, profile_name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start the execution of one chapter as a process of its own."""
     command = [sys.executable, __file__, "run", "--profile", profile_name, "--only", stem]
-    return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
+    # one bar shows all chapters; their own would write over each other
+    environment = os.environ | QUIET | environment
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+
+def say(line: str) -> None:
+    """Print a line above the bar, at once."""
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 def run_side_by_side(profile_name: str, only: str, jobs: int, keep_going: bool = False) -> None:
@@ -300,6 +310,7 @@ def run_side_by_side(profile_name: str, only: str, jobs: int, keep_going: bool =
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     gpus, gpu_of = visible_gpus(), dict[str, str]()
     start = time.monotonic()
+    bar = tqdm(total=len(stems), unit="chapter", disable=None, bar_format=BAR)
 
     def next_one() -> str | None:
         if len(running) == jobs or (failed and not keep_going):
@@ -313,22 +324,26 @@ def run_side_by_side(profile_name: str, only: str, jobs: int, keep_going: bool =
                 name = f"[{len(stems) - len(waiting)}/{len(stems)}] {stem}"
                 key = execution_key(NOTEBOOKS / f"{stem}.py", profile)
                 if executed_key(EXECUTED / f"{stem}.ipynb") == key:
-                    print(f"{name}: up to date", flush=True)
+                    say(f"{name}: up to date")
+                    bar.update()
                     continue
-                print(f"{name}: executing", flush=True)
+                say(f"{name}: executing")
                 if gpus:
                     gpu_of[stem] = min(gpus, key=[gpu_of[other] for other in running].count)
                     environment["CUDA_VISIBLE_DEVICES"] = gpu_of[stem]
                 running[stem] = begin(stem, profile_name, environment)
                 continue
+            bar.set_postfix_str(", ".join(sorted(name.split("_")[0] for name in running)))
             time.sleep(0.1)
             for ended in [stem for stem, process in running.items() if process.poll() is not None]:
                 if running.pop(ended).returncode:  # the process has said why
                     failed.append(ended)
                 else:
                     executed = nbformat.read(EXECUTED / f"{ended}.ipynb", as_version=4)
-                    print(f"{ended}: {executed.metadata['deepgps']['seconds']} s", flush=True)
+                    say(f"{ended}: {executed.metadata['deepgps']['seconds']} s")
+                    bar.update()
     finally:
+        bar.close()
         for process in running.values():
             process.terminate()
     if failed:
@@ -440,7 +455,8 @@ def main() -> None:
             step.add_argument("--executed", action="store_true", help="the last executions")
             step.add_argument("--no-solutions", action="store_true", help="leave solutions out")
     arguments = parser.parse_args()
-    if arguments.step == "run" and arguments.jobs > 1:
+    # a chapter by itself gets all cores, and shows its cells as they are done
+    if arguments.step == "run" and arguments.jobs > 1 and len(sources(arguments.only)) > 1:
         run_side_by_side(arguments.profile, arguments.only, arguments.jobs, arguments.keep_going)
     elif arguments.step == "run":
         run(arguments.profile, arguments.only)
