@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -30,6 +31,7 @@ import yaml
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -173,21 +175,19 @@ def fail(path: Path, error: PapermillExecutionError, partial: Path) -> None:
     )
 
 
-def run_kernel(
-    prepared: Path, partial: Path, parameters: dict[str, Any], attempts: int = 3
-) -> None:
-    """Execute a notebook file; again where another kernel took a port before this one could."""
-    for attempt in range(1, attempts + 1):
-        try:
-            papermill.execute_notebook(
-                str(prepared), str(partial), parameters=parameters, kernel_name="python3",
-                cwd=str(ROOT), progress_bar=sys.stderr.isatty(),
-            )  # fmt: skip
-            return
-        except RuntimeError as error:
-            # ports are chosen before they are bound, so chapters that begin at once can collide
-            if "died before replying" not in str(error) or attempt == attempts:
-                raise
+def run_kernel(prepared: Path, partial: Path, parameters: dict[str, Any]) -> None:
+    """
+    Execute a notebook file, in a kernel that is spoken to through files of this user alone.
+
+    Kernels listen on ports otherwise, which other users of the machine reach, and which are chosen
+    before they are bound: chapters that begin in the same instant can be given the same one.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path must be short
+        kernel = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        papermill.execute_notebook(
+            str(prepared), str(partial), parameters=parameters, kernel_name="python3",
+            cwd=str(ROOT), progress_bar=sys.stderr.isatty(), config=Config(KernelManager=kernel),
+        )  # fmt: skip
 
 
 def execute(path: Path, profile: dict[str, Any]) -> float:
@@ -333,8 +333,9 @@ def run_side_by_side(profile_name: str, only: str, jobs: int, keep_going: bool =
                     environment["CUDA_VISIBLE_DEVICES"] = gpu_of[stem]
                 running[stem] = begin(stem, profile_name, environment)
                 continue
-            bar.set_postfix_str(", ".join(sorted(name.split("_")[0] for name in running)))
-            time.sleep(0.1)
+            numbers = ", ".join(sorted(stem.split("_")[0] for stem in running))
+            bar.set_postfix_str(f"executing {numbers}")
+            time.sleep(0.5)
             for ended in [stem for stem, process in running.items() if process.poll() is not None]:
                 if running.pop(ended).returncode:  # the process has said why
                     failed.append(ended)

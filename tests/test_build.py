@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,21 +89,21 @@ def test_only_what_changed_is_executed(
 
 
 @pytest.mark.slow
-def test_a_port_taken_by_another_kernel_is_no_failure(
-    build: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_kernels_listen_on_no_port(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The first kernel is given a port that is in use and dies; the next one runs the chapter."""
-    choose, given = LocalPortCache.find_available_port, []
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    """No port is chosen, so none can be taken; the kernel is spoken to by files, which then go."""
 
-        def find(cache: LocalPortCache, ip: str) -> int:
-            given.append(taken.getsockname()[1] if not given else choose(cache, ip))
-            return given[-1]
+    def find(cache: LocalPortCache, ip: str) -> int:
+        raise AssertionError("a port was asked for")
 
-        monkeypatch.setattr(LocalPortCache, "find_available_port", find)
-        build.run("demo", "")
-    assert executed(build).cells[-1].outputs[0].text.startswith("10")
-    assert given[0] not in given[1:] and len(given) >= 10, "one kernel only"
+    monkeypatch.setattr(LocalPortCache, "find_available_port", find)
+    tells = "from ipykernel.kernelapp import IPKernelApp\nprint(IPKernelApp.instance().ip)"
+    (build.NOTEBOOKS / "01_one.py").write_text(f"{CHAPTER}\n# %%\n{tells}\n")
+    build.run("demo", "")
+    sockets = Path(executed(build).cells[-1].outputs[0].text.strip())
+    assert sockets.is_absolute() and not sockets.parent.exists()
+    assert "eavesdropping" not in capfd.readouterr().err
 
 
 def test_a_chapter_of_measured_speeds_follows_what_is_kept(build: ModuleType) -> None:
