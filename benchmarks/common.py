@@ -30,6 +30,8 @@ def machine() -> dict[str, Any]:
     if info.exists():
         found = re.search(r"model name\s*:\s*(.+)", info.read_text())
         cpu = found.group(1).strip() if found else cpu
+    # how wide its arithmetic is counts for more than its name
+    cpu += f", {torch.backends.cpu.get_cpu_capability()}"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "machine": f"{len(gpus)} x {gpus[0]}" if gpus else f"{os.cpu_count()} cores, {cpu}",
