@@ -260,14 +260,25 @@ def next_ready(waiting: Iterable[str], running: Collection[str]) -> str | None:
     return None
 
 
-def in_haste(stems: Iterable[str]) -> list[str]:
-    """Put first the chapters that others wait for, then those that took longest when recorded."""
+def known_seconds(profile: str) -> dict[str, float]:
+    """Return how long chapters took, by number: measured under this profile, else as recorded."""
+    known = {
+        pair.stem.split("_")[0]: nbformat.read(pair, as_version=4).metadata["deepgps"]["seconds"]
+        for pair in NOTEBOOKS.glob("*.ipynb")
+    }
+    for measured in sorted((ROOT / "benchmarks" / "results").glob(f"edition_{profile}_*.json")):
+        known |= json.loads(measured.read_text(encoding="utf-8"))["by_chapter_s"]
+    return known
+
+
+def in_haste(stems: Iterable[str], profile: str) -> list[str]:
+    """Put first the chapters that others wait for, then those that take longest."""
     reused = {number for needed in REUSES.values() for number in needed}
+    known = known_seconds(profile)
 
     def rank(stem: str) -> tuple[bool, float]:
-        pair = NOTEBOOKS / f"{stem}.ipynb"
-        known = nbformat.read(pair, as_version=4).metadata if pair.exists() else {}
-        return stem.split("_")[0] not in reused, -known.get("deepgps", {}).get("seconds", 0)
+        number = stem.split("_")[0]
+        return number not in reused, -known.get(number, 0.0)
 
     return sorted(stems, key=rank)
 
@@ -306,7 +317,8 @@ def run_side_by_side(profile_name: str, only: str, jobs: int, keep_going: bool =
     """
     profile = read_profile(profile_name)
     stems = [path.stem for path in sources(only)]
-    waiting, running, failed = in_haste(stems), dict[str, subprocess.Popen[bytes]](), list[str]()
+    waiting, failed = in_haste(stems, profile_name), list[str]()
+    running: dict[str, subprocess.Popen[bytes]] = {}
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     gpus, gpu_of = visible_gpus(), dict[str, str]()
     start = time.monotonic()

@@ -148,9 +148,21 @@ def test_a_chapter_waits_for_those_it_reuses(build: ModuleType) -> None:
             ended.append(running.pop())  # the last that began ends first
         assert sorted(ended) == stems
     assert build.next_ready([numbers["16"]], []) == numbers["16"]
-    hasty = load_build().in_haste(stems)
+    hasty = load_build().in_haste(stems, "demo")
     assert sorted(hasty) == stems
     assert hasty.index(numbers["06"]) < hasty.index(numbers["19"]) < hasty.index(numbers["01"])
+
+
+def test_the_longest_chapter_is_known_by_profile(build: ModuleType) -> None:
+    """What was measured under the profile counts; under another one, what pairs say."""
+    kept = build.ROOT / "benchmarks" / "results"
+    kept.mkdir(parents=True)
+    (kept / "edition_demo_here.json").write_text('{"by_chapter_s": {"14": 9, "17": 900.5}}')
+    for stem, seconds in (("14_a", 300), ("17_b", 20)):
+        pair = nbformat.v4.new_notebook(metadata={"deepgps": {"seconds": seconds}})
+        nbformat.write(pair, build.NOTEBOOKS / f"{stem}.ipynb")
+    assert build.in_haste(["14_a", "17_b"], "demo") == ["17_b", "14_a"]
+    assert build.in_haste(["14_a", "17_b"], "gpu") == ["14_a", "17_b"]
 
 
 @pytest.mark.slow
