@@ -34,6 +34,7 @@ from deepgps_core.homology import find_relatives
 INNER_FOLDS = 3
 #: Length of a terminal segment, in residues: room for a signal or transit peptide.
 SEGMENT_RESIDUES = 40
+_CODES = np.frombuffer("".join(AMINO_ACIDS).encode("ascii"), dtype=np.uint8)
 
 
 def composition(sequence: str) -> np.ndarray:
@@ -51,7 +52,7 @@ def composition(sequence: str) -> np.ndarray:
     array([0.67, 0.33, 0.  ])
     """
     letters = np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)
-    counts = np.bincount(letters, minlength=128)[[ord(letter) for letter in AMINO_ACIDS]]
+    counts = np.bincount(letters, minlength=128)[_CODES]
     return counts / max(len(letters), 1)
 
 
