@@ -34,7 +34,7 @@ from deepgps_core.homology import find_relatives
 INNER_FOLDS = 3
 #: Length of a terminal segment, in residues: room for a signal or transit peptide.
 SEGMENT_RESIDUES = 40
-_CODES = np.frombuffer("".join(AMINO_ACIDS).encode("ascii"), dtype=np.uint8)
+_CODES = np.frombuffer(AMINO_ACIDS.encode("ascii"), dtype=np.uint8)
 
 
 def composition(sequence: str) -> np.ndarray:
