@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
+
+from deepgps_core.dataset import usable_cores
 
 #: In this order, with arguments that keep all of them under ten minutes on two cores.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -38,7 +39,7 @@ def reason_to_skip(part: str) -> str:
         return f"needs the package {missing[0]}"
     if part == "point_clouds" and not Path("/proc/self/status").exists():
         return "reads peak memory from /proc, which only Linux has"
-    if part == "prepare_scaling" and (os.cpu_count() or 1) < 2:
+    if part == "prepare_scaling" and usable_cores() < 2:
         return "compares two workers with one, and there is one core"
     if part == "training_scaling" and torch.cuda.device_count() < 2:
         return "compares several GPUs with one"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepgps_core.dataset import atomic_path
+from deepgps_core.dataset import atomic_path, usable_cores
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 #: Results that are kept: one small file a benchmark and machine.
@@ -34,8 +34,8 @@ def machine() -> dict[str, Any]:
     cpu += f", {torch.backends.cpu.get_cpu_capability()}"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "machine": f"{len(gpus)} x {gpus[0]}" if gpus else f"{os.cpu_count()} cores, {cpu}",
-        "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version(),
+        "machine": f"{len(gpus)} x {gpus[0]}" if gpus else f"{usable_cores()} cores, {cpu}",
+        "cores": usable_cores(), "torch": torch.__version__, "python": platform.python_version(),
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ import torch
 from benchmarks.common import DEVICE, machine, write_results
 from benchmarks.training_speed import PUBLISHED, synthetic_crops, whole_path
 from deepgps_core.crops import CropDataset
+from deepgps_core.dataset import usable_cores
 from deepgps_core.model import DeepGPSConfig
 from deepgps_core.runs import TrainingConfig
 
@@ -63,7 +64,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 def measure(n_devices: int, batch: int, seed: int, given: Iterable[str]) -> dict[str, Any]:
     """Train with so many processes through torchrun; return what the first one measured."""
-    threads = str(max(1, (os.cpu_count() or 1) // n_devices))
+    threads = str(max(1, usable_cores() // n_devices))
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "row.json"
         command = [

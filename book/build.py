@@ -28,6 +28,7 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from joblib import cpu_count
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
@@ -44,7 +45,7 @@ FOLDED = re.compile(r"^(show|tell|execution_record|use_book_style)\(", re.MULTIL
 REUSES = {
     "04": ("03",), "05": ("02",), "06": ("02",), "07": ("06",), "08": ("02", "05"), "09": ("02",),
     "10": ("09",), "11": ("02",), "12": ("03", "06"), "13": ("06",), "15": ("03", "06"),
-    "16": ("06", "08", "10"), "19": ("06",),
+    "16": ("06", "08", "10"), "19": ("02",),
 }  # fmt: skip
 #: Quiet libraries, so that a page holds results and not logs; progress shows cell by cell.
 QUIET = {"TQDM_DISABLE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -319,7 +320,7 @@ def run_side_by_side(profile_name: str, only: str, jobs: int, keep_going: bool =
     stems = [path.stem for path in sources(only)]
     waiting, failed = in_haste(stems, profile_name), list[str]()
     running: dict[str, subprocess.Popen[bytes]] = {}
-    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // jobs))}
     gpus, gpu_of = visible_gpus(), dict[str, str]()
     start = time.monotonic()
     bar = tqdm(total=len(stems), unit="chapter", disable=None, bar_format=BAR)

@@ -58,6 +58,13 @@ def data_root() -> Path:
     return Path(os.environ.get("DEEPGPS_DATA", "data"))
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use: under Slurm or in a container, not all."""
+    from joblib import cpu_count  # here: a quarter of a second that prediction need not wait
+
+    return int(cpu_count())
+
+
 def worker_pool(workers: int) -> ProcessPoolExecutor:
     """Return a pool of fresh processes, which end with this one, even where it is killed."""
     # fresh: forking after TensorFlow has started its threads can hang

@@ -8,7 +8,6 @@ that a split can keep them together, and how close the closest training protein 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from deepgps_core.dataset import InputError
+from deepgps_core.dataset import InputError, usable_cores
 
 #: MMseqs2's own default, and its most sensitive setting short of iterating: four times as slow,
 #: a fifth more relatives of at least 30 % identity. Clusters, made once, are worth it.
@@ -104,7 +103,7 @@ def find_relatives(
             ["easy-search", str(query_path), str(target_path), str(hits_path), f"{folder}/tmp",
              "--min-seq-id", f"{min_identity:.4f}", "-s", str(sensitivity), "-e", "0.001",
              "--alignment-mode", "3", "--max-seqs", str(max(300, len(targets))), "-v", "1",
-             "--threads", str(threads or os.cpu_count() or 1),
+             "--threads", str(threads or usable_cores()),
              "--format-output", ",".join(HIT_COLUMNS)]
         )  # fmt: skip
         hits = pd.read_csv(hits_path, sep="\t", names=list(HIT_COLUMNS.values()))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from deepgps_core.dataset import usable_cores
 from deepgps_core.figure_data import as_csv, figure_data
 
 #: Okabe and Ito's palette: told apart with any common color blindness, and in grey by order.
@@ -240,6 +240,6 @@ def execution_record(profile: str, seed: int) -> None:
     import torch
 
     cuda = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores"
+    device = torch.cuda.get_device_name() if cuda else f"CPU, {usable_cores()} cores"
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
     tell(f"*Executed under the `{profile}` profile, seed {seed}: {device}; {versions}.*")

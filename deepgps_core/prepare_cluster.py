@@ -9,7 +9,6 @@ results are the files that the local path writes, byte for byte, and either resu
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deepgps_core.cropping import PreprocessingConfig, normalize_field
-from deepgps_core.dataset import Dataset, InputError, config_hash, sha256_of
+from deepgps_core.dataset import Dataset, InputError, config_hash, sha256_of, usable_cores
 from deepgps_core.nuclei import _fields_digest, _recorded, _write_shard, find_nuclei
 from deepgps_core.preprocessing import (
     _chunks,
@@ -206,7 +205,7 @@ def cluster_client(scheduler: str | None = None, workers: int | None = None) -> 
     # one thread each: TensorFlow and zarr bring their own, and results must not depend on them
     with (
         LocalCluster(
-            n_workers=workers or os.cpu_count() or 1,
+            n_workers=workers or usable_cores(),
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
         ) as cluster,

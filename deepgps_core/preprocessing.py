@@ -39,6 +39,7 @@ from deepgps_core.dataset import (
     one_at_a_time,
     read_field_tiff,
     sha256_of,
+    usable_cores,
     worker_pool,
     write_table,
 )
@@ -98,7 +99,7 @@ def prepare(
         If a field cannot be read, has changed, or none holds a nucleus.
     """
     config = config or PreprocessingConfig()
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     hidden = dataset.path / ".prepare"
     with one_at_a_time(dataset.path):
         found = find_nuclei(dataset, config, segmenter, hidden)

@@ -20,7 +20,7 @@ from typing import Any
 
 from waitress.server import create_server
 
-from deepgps_core.dataset import InputError
+from deepgps_core.dataset import InputError, usable_cores
 from opengps.application import create_app
 from opengps.settings import load_settings
 
@@ -99,7 +99,7 @@ class Workers:
 
 def _worker_environment(settings: Mapping[str, Any], count: int) -> dict[str, str]:
     """Say to the workers what the server was told; cores are divided among them."""
-    threads = str(max(1, (os.cpu_count() or 1) // max(1, count)))
+    threads = str(max(1, usable_cores() // max(1, count)))
     return {
         "OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "2", **os.environ,
         "OPENGPS_DATA": str(settings["DATA"]),

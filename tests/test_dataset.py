@@ -255,3 +255,14 @@ def test_where_nothing_can_be_written_nobody_waits(
     assert entered
     with pytest.raises(OSError, match="refused"), one_at_a_time(tmp_path / "made"):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process")
+def test_workers_are_as_many_as_the_cores_one_may_use() -> None:
+    """Slurm gives a job some of a machine's cores; the machine's own number is not ours."""
+    script = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+        "from deepgps_core.dataset import usable_cores; print(usable_cores())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr

@@ -11,7 +11,6 @@ bytes. What it leaves out: the cell cycle beyond mitosis, neighbours above and b
 from __future__ import annotations
 
 import dataclasses
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from deepgps_core.dataset import (
     atomic_path,
     config_hash,
     sha256_of,
+    usable_cores,
     worker_pool,
 )
 from deepgps_core.sources._cells import CellGeometry, Cells, draw_cells, smooth_noise
@@ -343,7 +343,7 @@ def simulate_dataset(
             file = path / "fields" / identity / f"{name}.tif"
             jobs.append((name, file, locations, protein_id, number))
     rows = []
-    with worker_pool(workers or os.cpu_count() or 1) as pool:
+    with worker_pool(workers or usable_cores()) as pool:
         futures = [
             pool.submit(_write_field, file, locations, protein_id, number, config)
             for _, file, locations, protein_id, number in jobs
