@@ -43,7 +43,7 @@ KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 FOLDED = re.compile(r"^(show|tell|execution_record|use_book_style)\(", re.MULTILINE)
 #: Chapters whose data or trained networks another one reuses; side by side, it waits for them.
 REUSES = {
-    "04": ("03",), "05": ("02",), "06": ("02",), "07": ("06",), "08": ("02", "05"), "09": ("02",),
+    "04": ("03",), "05": ("02",), "06": ("02",), "07": ("02",), "08": ("02", "05"), "09": ("02",),
     "10": ("09",), "11": ("02",), "12": ("03", "06"), "13": ("06",), "15": ("03", "06"),
     "16": ("06", "08", "10"), "19": ("02",),
 }  # fmt: skip
@@ -434,6 +434,8 @@ def stage(folder: Path, *, executed: bool = False, solutions: bool = True) -> No
     if extension.exists():
         unused = shutil.ignore_patterns("__pycache__")
         shutil.copytree(extension, folder / "book" / "_ext", ignore=unused, dirs_exist_ok=True)
+    measured = Path("benchmarks") / "results"
+    shutil.copytree(ROOT / measured, folder / measured)
     (folder / "book" / "executed").mkdir()
     for name in ("_config.yml", "_toc.yml", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md"):
         if (ROOT / name).exists():
