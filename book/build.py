@@ -435,7 +435,8 @@ def stage(folder: Path, *, executed: bool = False, solutions: bool = True) -> No
         unused = shutil.ignore_patterns("__pycache__")
         shutil.copytree(extension, folder / "book" / "_ext", ignore=unused, dirs_exist_ok=True)
     measured = Path("benchmarks") / "results"
-    shutil.copytree(ROOT / measured, folder / measured)
+    if (ROOT / measured).exists():
+        shutil.copytree(ROOT / measured, folder / measured)
     (folder / "book" / "executed").mkdir()
     for name in ("_config.yml", "_toc.yml", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md"):
         if (ROOT / name).exists():

@@ -169,7 +169,7 @@ def test_the_longest_chapter_is_known_by_profile(build: ModuleType) -> None:
 
 @pytest.mark.slow
 def test_side_by_side_the_order_holds_and_a_failure_stops_the_rest(tmp_path: Path) -> None:
-    """Real processes: 06 reads what 02 writes late; once it fails, 07 does not begin."""
+    """Real processes: 06 reads what 02 writes late; once it fails, 13 does not begin."""
     notebooks = tmp_path / "notebooks"
     (notebooks / "profiles").mkdir(parents=True)
     (notebooks / "profiles" / "demo.yaml").write_text("")
@@ -178,7 +178,7 @@ def test_side_by_side_the_order_holds_and_a_failure_stops_the_rest(tmp_path: Pat
     shutil.copy(ROOT / "book" / "build.py", tmp_path / "book")
     wait = "import time, pathlib\ntime.sleep(2)\npathlib.Path('of_02').write_text('here')"
     read = "import pathlib\nprint(pathlib.Path('of_02').read_text())"
-    cells = {"01_a": "print('one')", "02_b": wait, "06_c": read, "07_d": "print('seven')"}
+    cells = {"01_a": "print('one')", "02_b": wait, "06_c": read, "13_d": "print('thirteen')"}
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         for stem, cell in cells.items():
@@ -189,16 +189,16 @@ def test_side_by_side_the_order_holds_and_a_failure_stops_the_rest(tmp_path: Pat
     first, executed = run(), tmp_path / "book" / "executed"
     assert first.returncode == 0, first.stderr
     assert {path.stem for path in executed.glob("*.ipynb")} == set(cells)
-    cells["06_c"], cells["07_d"] = "assert 1 == 2, 'no'", "print('again')"
+    cells["06_c"], cells["13_d"] = "assert 1 == 2, 'no'", "print('again')"
     second = run()
     assert second.returncode == 1
     assert "06_c.py stopped in cell" in second.stderr
-    assert "stopped: 06_c; not begun: 07_d" in second.stderr
+    assert "stopped: 06_c; not begun: 13_d" in second.stderr
     assert second.stdout.count("up to date") == 2
-    # 07 reuses 06, 08 does not
+    # 13 reuses 06, 08 does not
     cells["08_e"] = "print('eight')"
     third = run("--keep-going")
-    assert "stopped: 06_c; not begun: 07_d" in third.stderr and (executed / "08_e.ipynb").exists()
+    assert "stopped: 06_c; not begun: 13_d" in third.stderr and (executed / "08_e.ipynb").exists()
 
 
 def test_chapters_share_out_the_gpus(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
