@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 
 from deepgps_core.crops import CropDataset
-from deepgps_core.cross_assay import log_nuclear_ratio, rings_around
-from deepgps_core.metrics import psnr, ssim
+from deepgps_core.cross_assay import log_nuclear_ratio
+from deepgps_core.metrics import psnr, rings_around, ssim
 from deepgps_core.model import DeepGPS
 from deepgps_core.statistics import Interval, bootstrap_interval, bootstrap_intervals
 from deepgps_core.training import predict_crops

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage
 
 from deepgps_core.crops import CropDataset, average_down
 from deepgps_core.dataset import Dataset, InputError
-from deepgps_core.metrics import psnr
+from deepgps_core.metrics import psnr, rings_around
 from deepgps_core.model import DeepGPS
 from deepgps_core.statistics import Interval, bootstrap_intervals, two_way_shares
 from deepgps_core.training import predict_crops
@@ -130,12 +129,6 @@ def paint(model: DeepGPS, crops: CropDataset, protein: int) -> np.ndarray:
     of_one = dataclasses.replace(crops, protein_index=torch.full_like(crops.protein_index, protein))
     drawn = [prediction.image[:, 0].float().cpu() for _, prediction in predict_crops(model, of_one)]
     return torch.cat(drawn).numpy()
-
-
-def rings_around(masks: np.ndarray, ring_px: int) -> np.ndarray:
-    """Return the ring of pixels around each nucleus, shape as `masks`, dtype bool."""
-    around = [ndimage.distance_transform_edt(~m) <= ring_px if m.any() else m for m in masks]
-    return np.stack(around) & ~masks
 
 
 def log_nuclear_ratio(images: np.ndarray, masks: np.ndarray, rings: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from deepgps_core.image_metrics import TEXTURES
+from deepgps_core.metrics import rings_around
 
 #: Images at a time, where all at once would need much memory.
 BATCH = 256
@@ -118,15 +119,10 @@ def sample_proportions(
     """
     rows = np.arange(len(samples))
     drawn, masks = samples.reshape(*samples.shape[:2], -1), nuclear_masks > 0
-    regions = np.stack([_ring(mask, ring_px) for mask in masks]).astype(drawn.dtype)
+    regions = (masks | rings_around(masks, ring_px)).astype(drawn.dtype)
     inside = np.stack([drawn[i] @ masks[i].ravel().astype(drawn.dtype) for i in rows])
     whole = np.stack([drawn[i] @ regions[i].ravel() for i in rows])
     return np.where(whole > 0, inside / np.where(whole > 0, whole, 1), np.nan)
-
-
-def _ring(mask: np.ndarray, ring_px: int) -> np.ndarray:
-    """Return nucleus and ring, (H, W)."""
-    return mask.any() & (ndimage.distance_transform_edt(~mask) <= ring_px)
 
 
 def spectra(images: np.ndarray) -> np.ndarray:
