@@ -9,6 +9,7 @@ then is the time from the first to the last, which ``make book`` prints and ``--
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ def main() -> None:
     parser.add_argument("--executed", type=Path, default=EXECUTED, help="folder of chapters")
     parser.add_argument("--jobs", type=int, default=1, help="chapters that ran at once")
     parser.add_argument("--wall-s", type=float, help="seconds from the first to the last")
+    parser.add_argument(
+        "--machine-of", type=Path, help="another result of the machine that executed, if not this"
+    )
     arguments = parser.parse_args()
     found = chapters(arguments.executed)
     profiles = {profile for profile, _ in found.values()}
@@ -65,7 +69,11 @@ def main() -> None:
         parser.error(f"chapters of one profile are needed, found: {', '.join(sorted(profiles))}")
     rows = parts(found)
     total_s = sum(row["seconds"] for row in rows)
-    result = machine() | {
+    where = machine()
+    if arguments.machine_of:
+        other = json.loads(arguments.machine_of.read_text(encoding="utf-8"))
+        where = {name: other[name] for name in where}
+    result = where | {
         "benchmark": f"edition {profiles.pop()}", "jobs": arguments.jobs, "rows": rows,
         "total_s": total_s, "wall_s": arguments.wall_s or total_s,
         "by_chapter_s": {number: seconds for number, (_, seconds) in found.items()},

@@ -49,6 +49,8 @@ REUSES = {
 }  # fmt: skip
 #: Quiet libraries, so that a page holds results and not logs; progress shows cell by cell.
 QUIET = {"TQDM_DISABLE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+#: How many chapters run side by side: told to their processes, which keep it with the seconds.
+AT_ONCE = "DEEPGPS_CHAPTERS_AT_ONCE"
 BAR = "{n_fmt} of {total_fmt} chapters |{bar}| {elapsed}{postfix}"
 
 
@@ -217,6 +219,7 @@ def execute(path: Path, profile: dict[str, Any]) -> float:
         "profile": profile["PROFILE"],
         "source_sha256": sha256_of_text(path),
         "seconds": round(seconds),
+        "at_once": int(os.environ.get(AT_ONCE, 1)),
     }
     # papermill's own record keeps parameters and duration, without this machine's folders
     record = notebook.metadata.get("papermill", {})
@@ -320,7 +323,7 @@ def run_side_by_side(profile_name: str, only: str, jobs: int, keep_going: bool =
     stems = [path.stem for path in sources(only)]
     waiting, failed = in_haste(stems, profile_name), list[str]()
     running: dict[str, subprocess.Popen[bytes]] = {}
-    environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // jobs))}
+    environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // jobs)), AT_ONCE: str(jobs)}
     gpus, gpu_of = visible_gpus(), dict[str, str]()
     start = time.monotonic()
     bar = tqdm(total=len(stems), unit="chapter", disable=None, bar_format=BAR)

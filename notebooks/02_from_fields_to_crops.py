@@ -18,7 +18,7 @@
 # in the middle. The paper describes the way between them in five sentences {cite}`deepgps`. This
 # chapter walks it step by step, and at each step counts what another choice would have changed.
 #
-# *About two minutes on two cores the first time (fields are simulated and segmented), seconds
+# *Three to nine minutes on two cores the first time (fields are simulated and segmented), seconds
 # after; 2 GB of memory; no network.*
 #
 # **You will**

@@ -18,8 +18,8 @@
 # things hide in such a number: relatives of test proteins that were trained on, and the draw
 # itself. This chapter measures both on real proteins, before any image is drawn.
 #
-# *Two to three minutes on two cores the first time (a search for relatives, and vectors from the
-# language model), one after; 2 GB of memory; no network.*
+# *Three to twelve minutes on two cores the first time (a search for relatives, and vectors from
+# the language model), one or two after; 2 GB of memory; no network.*
 #
 # **You will**
 #

@@ -20,7 +20,7 @@
 # on. Is the label right more often than counting amino acids makes it? And does the picture show
 # what the *sequence* says, or what the *nucleus* image suggests?
 #
-# *Four to five minutes on two cores the first time (two trainings), seconds of training after;
+# *Four to eight minutes on two cores the first time (two trainings), seconds of training after;
 # 3 GB of memory; no network.*
 #
 # **You will**

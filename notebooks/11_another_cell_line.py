@@ -19,7 +19,7 @@
 # tagged, other proteins, other labels. All of that changes at once, so the two rows of scores cannot be
 # compared. Here the same proteins are held out in both cell lines, and each model draws both.
 #
-# *Two and a half minutes on two cores the first time, a part of it to simulate and segment the
+# *Three to nine minutes on two cores the first time, a part of it to simulate and segment the
 # second cell line; 3 GB of memory; no network.*
 #
 # **You will**

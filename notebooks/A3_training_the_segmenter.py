@@ -36,7 +36,6 @@ STEPS = 6  # of training; the shipped model had thousands
 
 # %%
 import json
-import os
 
 import numpy as np
 import pandas as pd
@@ -76,7 +75,6 @@ from deepgps_core.sources.simulated import SimulationConfig, simulate_field
 from deepgps_core.stardist_torch import load_network
 
 use_book_style()
-torch.set_num_threads(os.cpu_count() or 1)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
 # %% [markdown]

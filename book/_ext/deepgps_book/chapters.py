@@ -41,6 +41,8 @@ class Chapter:
         Words of prose, computed boxes and captions; lines of code that is not folded away.
     seconds : int
         Of the execution that the page shows.
+    at_once : int
+        Chapters that ran side by side then, on shared cores and GPUs.
     profile : str
         Under which it was executed.
     part : str
@@ -55,6 +57,7 @@ class Chapter:
     code_lines: int
     figures: int
     seconds: int
+    at_once: int
     profile: str
     part: str
 
@@ -111,7 +114,8 @@ def read_chapter(path: Path, part: str = "") -> Chapter:
         goals=tuple(" ".join(CITATION.sub("", goal).split()).rstrip(";.") for goal in listed),
         words=sum(len(text.split()) for text in prose + computed), code_lines=len(lines),
         figures=sum("<figure" in str(out) for cell in code for out in cell.get("outputs", [])),
-        seconds=int(record.get("seconds", 0)), profile=record.get("profile", ""), part=part,
+        seconds=int(record.get("seconds", 0)), at_once=int(record.get("at_once", 1)),
+        profile=record.get("profile", ""), part=part,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -21,6 +22,14 @@ class _Computed(SphinxDirective):
         for path in [*(root / "book" / "executed").glob("*.ipynb"), root / "_toc.yml"]:
             self.env.note_dependency(str(path))
         return read_chapters(root)
+
+    def editions(self) -> list[dict[str, Any]]:
+        """Return the times of whole editions that were measured and kept."""
+        folder = Path(self.env.srcdir) / "benchmarks" / "results"
+        return [
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted(folder.glob("edition_*.json"))
+        ]
 
     def markdown(self, text: str) -> list[nodes.Node]:
         """Parse MyST, whose links to chapters Sphinx then checks."""
@@ -49,27 +58,34 @@ class ChapterMap(_Computed):
                 f"| {duration(chapter.seconds)} |"
             )
         minutes = sum(chapter.reading_minutes for chapter in chapters)
-        seconds = sum(chapter.seconds for chapter in chapters)
-        profiles = " and ".join(sorted({chapter.profile for chapter in chapters}))
+        profiles = " and ".join(f"`{p}`" for p in sorted({chapter.profile for chapter in chapters}))
+        at_once = max(chapter.at_once for chapter in chapters)
+        beside = f"; up to {at_once} ran at once, and each is faster alone" if at_once > 1 else ""
         lines += [
-            "", f"Together {duration(60 * minutes)} to read and {duration(seconds)} to run. "
-            "Reading: 200 words or 25 lines of code a minute, half a minute a figure, rounded "
+            "", f"Together {duration(60 * minutes)} to read: "
+            "200 words or 25 lines of code a minute, half a minute a figure, rounded "
             "to five minutes. "
-            f"Running: what the executions shown here took, under the `{profiles}` profile, with "
-            "what earlier chapters leave behind already there.",
+            f"Running: what the executions shown here took, under {profiles}, with "
+            f"what earlier chapters leave behind already there{beside}. From the first chapter to "
+            "the last: " + "; ".join(map(_whole, self.editions())) + ".",
         ]  # fmt: skip
         return self.markdown("\n".join(lines))
+
+
+def _whole(edition: dict[str, Any]) -> str:
+    """Say how long an edition took, of how many chapters, where and how."""
+    return (
+        f"{duration(edition['wall_s'])} for {len(edition['by_chapter_s'])} chapters as "
+        f"{edition['benchmark'].removeprefix('edition ')}, {edition['jobs']} at once, on "
+        f"{edition['machine']}"
+    )
 
 
 class RunTimes(_Computed):
     """A table for those who run chapters in front of a class."""
 
     def run(self) -> list[nodes.Node]:
-        root = Path(self.env.srcdir)
-        kept = [
-            json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted((root / "benchmarks" / "results").glob("edition_demo_*.json"))
-        ]
+        kept = [e for e in self.editions() if e["benchmark"] == "edition demo"]
         lines = [
             f"| chapter | run time | profile |{' as `demo` |' * len(kept)} words | lines of code "
             "| figures |",
@@ -82,9 +98,7 @@ class RunTimes(_Computed):
                 f"| [{c.number}](/book/executed/{c.stem}) | {duration(c.seconds)} | {c.profile} "
                 f"|{demo} {c.words:,} | {c.code_lines} | {c.figures} |"
             )
-        for e in kept:
-            took_s = f"{duration(e['wall_s'])} from the first to the last"
-            lines += ["", f"As `demo`: {e['machine']}; {e['jobs']} chapters at once; {took_s}."]
+        lines += ["", f"From the first to the last: {'; '.join(map(_whole, self.editions()))}."]
         return self.markdown("\n".join(lines))
 
 
