@@ -125,3 +125,23 @@ def test_times_are_those_of_chapters_executed_here(tmp_path: Path) -> None:
         notebook.metadata["deepgps"] = {"key": key, "profile": "demo", "seconds": 12}
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
     assert edition_times.chapters(tmp_path) == {"01": ("demo", 12.0)}
+
+
+def test_times_name_the_machine_that_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chapters that came back from a GPU machine are kept under its name, not under this one's."""
+    (tmp_path / "executed").mkdir()
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["deepgps"] = {"key": "abc", "profile": "gpu", "seconds": 90}
+    nbformat.write(notebook, tmp_path / "executed" / "01_one.ipynb")
+    there = {"machine": "3 x A GPU", "cores": 48, "torch": "2", "python": "3", "benchmark": "other"}
+    (tmp_path / "other.json").write_text(json.dumps(there))
+    monkeypatch.setenv("DEEPGPS_RESULTS", str(tmp_path))
+    command = ["edition_times", "--executed", str(tmp_path / "executed"), "--wall-s", "45",
+               "--machine-of", str(tmp_path / "other.json")]  # fmt: skip
+    monkeypatch.setattr("sys.argv", command)
+    edition_times.main()
+    kept = json.loads((tmp_path / "edition_gpu_3_x_a_gpu.json").read_text())
+    assert kept["machine"] == "3 x A GPU" and kept["cores"] == 48
+    assert (kept["benchmark"], kept["total_s"], kept["wall_s"]) == ("edition gpu", 90, 45)
