@@ -76,6 +76,7 @@ def test_a_chapter_is_read_from_its_notebook(tmp_path: Path) -> None:
     assert (chapter.number, chapter.title, chapter.part) == ("09", "A claim", "I")
     assert chapter.goals == ("see one", "do two things")
     assert (chapter.seconds, chapter.profile, chapter.code_lines) == (75, "demo", 2)
+    assert chapter.at_once == 1, "a record without it is of a chapter that ran alone"
     assert chapter.reading_minutes == 5
 
 

@@ -189,6 +189,8 @@ def test_side_by_side_the_order_holds_and_a_failure_stops_the_rest(tmp_path: Pat
     first, executed = run(), tmp_path / "book" / "executed"
     assert first.returncode == 0, first.stderr
     assert {path.stem for path in executed.glob("*.ipynb")} == set(cells)
+    # whoever reads the seconds of a chapter must know that two others shared the cores
+    assert nbformat.read(executed / "06_c.ipynb", as_version=4).metadata["deepgps"]["at_once"] == 3
     cells["06_c"], cells["13_d"] = "assert 1 == 2, 'no'", "print('again')"
     second = run()
     assert second.returncode == 1
